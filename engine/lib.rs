@@ -1,0 +1,1 @@
+//! coea-engine: an embedded dataflow engine for exploratory recommendation.
