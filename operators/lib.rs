@@ -4,5 +4,44 @@
 //! that runs (incrementally, memoised, sharded) is the engine's affair. So nothing here knows
 //! timely, differential or a database.
 
+pub mod align;
+pub mod category_map;
+pub mod click_filter;
+pub mod count;
+pub mod csa_encoder;
+pub mod features;
+pub mod group_profile;
+pub mod hash_group;
+pub mod label_model;
+mod label_policy;
+pub mod llm_sampler;
+pub mod lm;
+pub mod nn;
+pub mod operator;
+pub mod prompt_builder;
+pub mod recent_categories;
 pub mod row;
+pub mod rq_quantizer;
 pub mod schema;
+pub mod scorer;
+pub mod shape;
+#[cfg(test)]
+mod testing;
+
+use operator::Register;
+
+/// The registry: every operator there is, one line each.
+pub fn register(all: &mut impl Register) {
+    all.operator::<category_map::CategoryMap>();
+    all.operator::<click_filter::ClickFilter>();
+    all.operator::<recent_categories::RecentCategories>();
+    all.operator::<csa_encoder::CsaEncoder>();
+    all.operator::<rq_quantizer::RqQuantizer>();
+    all.operator::<group_profile::GroupProfile>();
+    all.operator::<prompt_builder::PromptBuilder>();
+    all.operator::<llm_sampler::LlmSampler>();
+    all.operator::<scorer::Scorer>();
+    all.operator::<align::Align>();
+    all.operator::<hash_group::HashGroup>();
+    all.operator::<count::Count>();
+}

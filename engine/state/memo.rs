@@ -1,0 +1,221 @@
+//! Results that were paid for: model answers by content, and finished fits.
+//!
+//! An answer is durable before the epoch that asked for it, so a crash never pays twice. It stays
+//! while some key asks for it, and for some epochs after; then it is forgotten.
+
+use std::{path::Path, sync::Arc};
+
+use coea_operators::row::Row;
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StateError, layered::Changes};
+
+/// A memo key: the content address of a request.
+pub type MemoKey = [u8; 32];
+
+const ANSWERS: &str = "answers";
+const UNUSED: &str = "unused";
+const FITS: &str = "fits";
+const ARTIFACTS: &str = "artifacts";
+
+/// One remembered answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The node that asked.
+    pub node: String,
+    /// The answer.
+    pub row: Row,
+    /// The epoch in which it was last given up; absent while it is asked for.
+    pub unused_since: Option<u64>,
+}
+
+/// Remembered results; without a store, they are remembered nowhere.
+#[derive(Clone)]
+pub struct Memo(Option<Arc<Store>>);
+
+fn corrupt(error: postcard::Error) -> StateError {
+    StateError::Corrupt(format!("memo: {error}"))
+}
+
+fn encode(answer: &Answer) -> Vec<u8> {
+    postcard::to_allocvec(answer).unwrap_or_default()
+}
+
+impl Memo {
+    pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
+        Ok(Memo(Some(Store::open_at(&dir.join("memo.lmdb"), &[ANSWERS, UNUSED, FITS, ARTIFACTS])?)))
+    }
+
+    pub(super) fn scratch() -> Self {
+        Memo(None)
+    }
+
+    fn get(&self, database: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let Some(store) = &self.0 else { return Ok(None) };
+        store.snapshot()?.layered(database).get(key)
+    }
+
+    fn write(&self, changes: Vec<(&'static str, Changes)>) -> Result<(), StateError> {
+        self.0.as_ref().map_or(Ok(()), |store| store.write(changes))
+    }
+
+    /// The answers that are remembered among those asked for, in the same order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn answers(&self, keys: &[MemoKey]) -> Result<Vec<Option<Answer>>, StateError> {
+        let Some(store) = &self.0 else { return Ok(vec![None; keys.len()]) };
+        let answers = store.snapshot()?.layered(ANSWERS);
+        keys.iter()
+            .map(|key| answers.get(key)?.map(|b| postcard::from_bytes(&b).map_err(corrupt)).transpose())
+            .collect()
+    }
+
+    /// Makes answers durable.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn remember(&self, node: &str, answers: &[(MemoKey, Row)]) -> Result<(), StateError> {
+        let entry = |(key, row): &(MemoKey, Row)| {
+            let answer = Answer { node: node.to_string(), row: row.clone(), unused_since: None };
+            (key.to_vec(), Some(encode(&answer)))
+        };
+        self.write(vec![(ANSWERS, answers.iter().map(entry).collect())])
+    }
+
+    /// Notes at a commit which answers came into use and which went out of it, and forgets those
+    /// that have been out of use for `keep` epochs.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn retain(
+        &self,
+        epoch: u64,
+        used: &[MemoKey],
+        unused: &[MemoKey],
+        keep: Option<u64>,
+    ) -> Result<(), StateError> {
+        let Some(store) = &self.0 else { return Ok(()) };
+        let snapshot = store.snapshot()?;
+        let (mut answers, mut marks) = (snapshot.layered(ANSWERS), snapshot.layered(UNUSED));
+        let mark = |epoch: u64, key: &[u8]| [&epoch.to_be_bytes()[..], key].concat();
+        let changed = used.iter().map(|key| (key, None)).chain(unused.iter().map(|key| (key, Some(epoch))));
+        for (key, since) in changed {
+            let Some(bytes) = answers.get(key)? else { continue };
+            let mut answer: Answer = postcard::from_bytes(&bytes).map_err(corrupt)?;
+            if answer.unused_since == since {
+                continue;
+            }
+            if let Some(old) = std::mem::replace(&mut answer.unused_since, since) {
+                marks.delete(mark(old, key));
+            }
+            if let Some(since) = since {
+                marks.put(mark(since, key), vec![]);
+            }
+            answers.put(key.to_vec(), encode(&answer));
+        }
+        let expired = keep.and_then(|keep| epoch.checked_sub(keep));
+        let mut forgotten = Vec::new();
+        if let Some(expired) = expired {
+            marks.scan(&[], &mut |entry, _| {
+                let (since, key) = entry.split_at(8);
+                let due = since <= expired.to_be_bytes().as_slice();
+                if due {
+                    forgotten.push((entry.to_vec(), key.to_vec()));
+                }
+                Ok(due)
+            })?;
+        }
+        for (entry, key) in forgotten {
+            marks.delete(entry);
+            answers.delete(key);
+        }
+        self.write(vec![(ANSWERS, answers.take()), (UNUSED, marks.take())])
+    }
+
+    /// Visits every remembered answer in order of its key.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn for_each(&self, visit: &mut dyn FnMut(&[u8], Answer)) -> Result<(), StateError> {
+        let Some(store) = &self.0 else { return Ok(()) };
+        store.snapshot()?.layered(ANSWERS).scan(&[], &mut |key, bytes| {
+            visit(key, postcard::from_bytes(bytes).map_err(corrupt)?);
+            Ok(true)
+        })
+    }
+
+    /// The artifact that a fit of this identity produced, if it ever finished.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn fitted(&self, identity: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
+        match self.get(FITS, identity)? {
+            Some(digest) => self.get(ARTIFACTS, &digest),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes a finished fit durable and gives the artifact's digest.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn finish_fit(&self, identity: &[u8; 32], artifact: &[u8]) -> Result<[u8; 32], StateError> {
+        let digest = *blake3::hash(artifact).as_bytes();
+        let artifacts = Changes::from([(digest.to_vec(), Some(artifact.to_vec()))]);
+        let fits = Changes::from([(identity.to_vec(), Some(digest.to_vec()))]);
+        self.write(vec![(ARTIFACTS, artifacts), (FITS, fits)])?;
+        Ok(digest)
+    }
+
+    /// An artifact by its digest.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn artifact(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
+        self.get(ARTIFACTS, digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coea_operators::row::Value;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_forgotten_some_epochs_after_their_last_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let memo = Memo::open(dir.path()).unwrap();
+        let (a, b) = ([1; 32], [2; 32]);
+        memo.remember("novel", &[(a, Row::from([Value::U64(1)])), (b, Row::empty())]).unwrap();
+        memo.retain(1, &[], &[a], Some(2)).unwrap();
+        memo.retain(2, &[], &[], Some(2)).unwrap();
+        assert!(memo.answers(&[a]).unwrap()[0].is_some());
+        memo.retain(2, &[a], &[], Some(2)).unwrap();
+        memo.retain(9, &[], &[b], Some(2)).unwrap();
+        assert!(memo.answers(&[a, b]).unwrap().iter().all(Option::is_some));
+        memo.retain(11, &[], &[], Some(2)).unwrap();
+        assert_eq!(memo.answers(&[a, b]).unwrap().map_present(), [true, false]);
+    }
+
+    trait Present {
+        fn map_present(&self) -> Vec<bool>;
+    }
+
+    impl Present for Vec<Option<Answer>> {
+        fn map_present(&self) -> Vec<bool> {
+            self.iter().map(Option::is_some).collect()
+        }
+    }
+
+    #[test]
+    fn fits_are_found_by_identity_and_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let memo = Memo::open(dir.path()).unwrap();
+        let digest = memo.finish_fit(&[7; 32], b"weights").unwrap();
+        assert_eq!(memo.fitted(&[7; 32]).unwrap().as_deref(), Some(&b"weights"[..]));
+        assert_eq!(memo.artifact(&digest).unwrap().as_deref(), Some(&b"weights"[..]));
+        assert!(memo.fitted(&[8; 32]).unwrap().is_none());
+    }
+}

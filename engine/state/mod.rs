@@ -1,0 +1,204 @@
+//! The durable state of one pipeline: a folder with two embedded databases and a lock.
+//!
+//! LMDB through `heed`: crash-safe without repair, and other processes read a consistent snapshot
+//! while a run writes. What an epoch changes is one transaction of `state.lmdb`; results that were
+//! paid for (model answers, finished fits) are in `memo.lmdb`, durable before the epoch is.
+
+pub mod history;
+pub mod layered;
+pub mod manifest;
+pub mod memo;
+pub mod tables;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use heed::{Env, EnvOpenOptions, RoTxn, WithoutTls, types};
+
+use self::layered::{Changes, Layered};
+
+/// A database of bytes to bytes.
+pub type Bytes = heed::Database<types::Bytes, types::Bytes>;
+
+/// The databases of `state.lmdb`.
+pub const DATABASES: [&str; 6] = ["meta", "history", "index", "counts", "tables", "deltas"];
+
+/// The map is reserved address space, not memory or disk.
+const MAP_SIZE: usize = 1 << 38;
+
+/// What can go wrong with the state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The database refused.
+    #[error("the state's database failed: {0}")]
+    Database(#[from] heed::Error),
+    /// A file of the state cannot be used.
+    #[error("cannot use {path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Another process runs on this state.
+    #[error("the state {0} is locked by another process; wait for it to end, or use another --state")]
+    Locked(PathBuf),
+    /// What is stored cannot be read.
+    #[error("the state holds something unreadable ({0}); restore it from a copy, or start a fresh --state")]
+    Corrupt(String),
+    /// Written by another version of the engine.
+    #[error("the state has format {found}, this engine reads format {expected}; start a fresh --state")]
+    Format {
+        /// The state's format.
+        found: u32,
+        /// The format read by this engine.
+        expected: u32,
+    },
+}
+
+/// Names a file in an error.
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StateError + '_ {
+    move |error| StateError::File { path: path.to_path_buf(), error }
+}
+
+/// An LMDB environment with named databases of bytes.
+pub struct Store {
+    env: Env<WithoutTls>,
+    databases: BTreeMap<&'static str, Bytes>,
+}
+
+impl Store {
+    /// Opens or creates the state's database in a folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be written or holds something else.
+    pub fn create(dir: &Path) -> Result<Arc<Self>, StateError> {
+        Self::open_at(&dir.join("state.lmdb"), &DATABASES)
+    }
+
+    fn open_at(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
+        std::fs::create_dir_all(path).map_err(at(path))?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(MAP_SIZE).max_dbs(names.len() as u32).max_readers(1024);
+        // SAFETY: the files are only written through LMDB, whose own lock file guards them.
+        let env = unsafe { options.open(path)? };
+        let mut txn = env.write_txn()?;
+        let mut databases = BTreeMap::new();
+        for name in names {
+            databases.insert(*name, env.create_database(&mut txn, Some(name))?);
+        }
+        txn.commit()?;
+        Ok(Arc::new(Store { env, databases }))
+    }
+
+    /// A consistent view of what is committed now.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot, StateError> {
+        let txn = self.env.clone().static_read_txn()?;
+        Ok(Snapshot { store: Some((self.clone(), Rc::new(txn))) })
+    }
+
+    /// Writes changes of several databases in one transaction.
+    ///
+    /// # Errors
+    /// If the database refuses; then nothing is written.
+    pub fn write(&self, changes: Vec<(&'static str, Changes)>) -> Result<(), StateError> {
+        let mut txn = self.env.write_txn()?;
+        for (name, changes) in changes {
+            let db = self.databases[name];
+            for (key, change) in changes {
+                match change {
+                    Some(value) => db.put(&mut txn, &key, &value)?,
+                    None => {
+                        db.delete(&mut txn, &key)?;
+                    }
+                }
+            }
+        }
+        Ok(txn.commit()?)
+    }
+
+    /// Bytes on disk.
+    ///
+    /// # Errors
+    /// If the file cannot be looked at.
+    pub fn disk_bytes(&self) -> Result<u64, StateError> {
+        Ok(self.env.real_disk_size()?)
+    }
+}
+
+/// A consistent view of the state's database, or of none.
+#[derive(Clone)]
+pub struct Snapshot {
+    store: Option<(Arc<Store>, Rc<RoTxn<'static, WithoutTls>>)>,
+}
+
+impl Snapshot {
+    /// The view of a state that does not exist yet.
+    pub fn empty() -> Self {
+        Snapshot { store: None }
+    }
+
+    /// One database with room for changes over it.
+    pub fn layered(&self, name: &str) -> Layered {
+        Layered::new(self.store.as_ref().map(|(store, txn)| (store.databases[name], txn.clone())))
+    }
+}
+
+/// A pipeline's state folder.
+#[derive(Clone)]
+pub struct State {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The epoch's database; absent while nothing was ever committed.
+    pub store: Option<Arc<Store>>,
+    /// Paid-for results.
+    pub memo: memo::Memo,
+    _lock: Option<Arc<File>>,
+}
+
+impl State {
+    /// Opens a state to write: takes the lock and creates what is missing.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`] if another process holds it; else what the file system says.
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        let path = dir.join("lock");
+        let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.map_err(at(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StateError::Locked(dir.to_path_buf())),
+            Err(std::fs::TryLockError::Error(error)) => return Err(at(&path)(error)),
+        }
+        let memo = memo::Memo::open(dir)?;
+        Ok(State { dir: dir.to_path_buf(), store: Some(Store::create(dir)?), memo, _lock: Some(Arc::new(file)) })
+    }
+
+    /// Opens a state to read, without a lock; one that does not exist is empty.
+    ///
+    /// # Errors
+    /// If the database cannot be opened.
+    pub fn read(dir: &Path) -> Result<Self, StateError> {
+        let exists = dir.join("state.lmdb").join("data.mdb").is_file();
+        let store = exists.then(|| Store::create(dir)).transpose()?;
+        let memo = if exists { memo::Memo::open(dir)? } else { memo::Memo::scratch() };
+        Ok(State { dir: dir.to_path_buf(), store, memo, _lock: None })
+    }
+
+    /// A consistent view of what is committed now.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot, StateError> {
+        self.store.as_ref().map_or(Ok(Snapshot::empty()), Store::snapshot)
+    }
+}

@@ -1,0 +1,260 @@
+//! A portrait of each group, written when groups are fitted (CoEA 4.2.3, eq. 7).
+//!
+//! A portrait stands at the front of every prompt of its group. If it followed each click, one
+//! click would change the prompts of a whole group; so it is fitted, frozen, and rewritten by the
+//! refit policy.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    operator::{Described, Inputs, Operator, Problem, Problems},
+    prompt_builder::DEFAULT_GROUP,
+    row::{Row, Value},
+    schema::{Column, Schema, Type},
+    shape::{Artifact, Graph, KernelError, LeafId, Snapshot},
+};
+
+/// Who writes the portrait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Writer {
+    /// Fixed wording around the group's favourite categories.
+    Template,
+}
+
+/// Describes each group by its most central users.
+///
+/// Inputs: groups by user, vectors by user, filtered clicks by user.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupProfile {
+    /// Users nearest to the group's centre whose clicks are described (k).
+    #[serde(default = "representatives")]
+    pub representatives: usize,
+    /// Who writes the portrait.
+    pub writer: Writer,
+    /// Categories named in a portrait.
+    #[serde(default = "categories")]
+    pub categories: usize,
+}
+
+fn representatives() -> usize {
+    8
+}
+fn categories() -> usize {
+    4
+}
+
+/// The portraits by group, the default one included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Portraits(BTreeMap<String, Portrait>);
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Portrait {
+    text: String,
+    /// Members at the fit.
+    members: u64,
+    /// The users described.
+    representatives: Vec<Value>,
+}
+
+impl Artifact for Portraits {
+    fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError> {
+        postcard::from_bytes(bytes).map_err(|e| format!("portraits: {e}"))
+    }
+}
+
+/// The places of the columns read.
+#[derive(Clone, Copy)]
+struct Columns {
+    group: usize,
+    embedding: usize,
+    categories: usize,
+}
+
+/// Clicks per category.
+type Clicks = BTreeMap<String, u64>;
+
+fn clicks_of(row: &Row, column: usize) -> Clicks {
+    let mut clicks = Clicks::new();
+    for labels in row[column].as_list().unwrap_or_default() {
+        for label in labels.as_list().unwrap_or_default().iter().filter_map(Value::as_text) {
+            *clicks.entry(label.to_string()).or_default() += 1;
+        }
+    }
+    clicks
+}
+
+fn add(into: &mut Clicks, from: &Clicks) {
+    from.iter().for_each(|(name, n)| *into.entry(name.clone()).or_default() += n);
+}
+
+/// Squared distance of two vectors.
+fn distance(a: &[f32], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum()
+}
+
+fn mean(vectors: &[&Vec<f32>]) -> Vec<f64> {
+    let width = vectors.first().map_or(0, |v| v.len());
+    let sum = |at: usize| vectors.iter().map(|v| f64::from(v[at])).sum::<f64>();
+    (0..width).map(|at| sum(at) / vectors.len() as f64).collect()
+}
+
+/// The categories a group clicks beyond the population's share, by lift weighted with share: what
+/// sets the group apart, not what everybody clicks. Of the population itself, the most clicked.
+fn favourites<'a>(group: &'a Clicks, population: &Clicks, n: usize) -> Vec<(&'a str, f64)> {
+    let total = |clicks: &Clicks| clicks.values().sum::<u64>().max(1) as f64;
+    let (mine, all) = (total(group), total(population));
+    let whole = group == population;
+    let mut ranked: Vec<(f64, &str, f64)> = group
+        .iter()
+        .map(|(name, clicks)| {
+            let share = *clicks as f64 / mine;
+            let expected = population.get(name).copied().unwrap_or(0).max(1) as f64 / all;
+            let apart = if whole { share } else { share * (share / expected).ln() };
+            (apart, name.as_str(), share)
+        })
+        .collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    ranked.into_iter().take(n).map(|(_, name, share)| (name, share)).collect()
+}
+
+fn write(group: &Clicks, population: &Clicks, n: usize) -> String {
+    let named = favourites(group, population, n);
+    if named.is_empty() {
+        return "viewers of whom little is known".to_string();
+    }
+    let named: Vec<String> = named.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
+    format!("long-term favourites {}", named.join(", "))
+}
+
+/// What is known of the members of one group.
+#[derive(Default)]
+struct Members<'a> {
+    users: Vec<(&'a Row, &'a Vec<f32>)>,
+}
+
+impl GroupProfile {
+    fn fit(&self, at: Columns, inputs: &[&dyn Snapshot]) -> Portraits {
+        let mut vectors: BTreeMap<Row, Vec<f32>> = BTreeMap::new();
+        inputs[1].for_each(&mut |key, row, _| {
+            row[at.embedding].as_floats().map(|vector| vectors.insert(key.clone(), vector));
+        });
+        let mut clicks: BTreeMap<Row, Clicks> = BTreeMap::new();
+        inputs[2].for_each(&mut |key, row, _| {
+            clicks.insert(key.clone(), clicks_of(row, at.categories));
+        });
+        let mut groups: Vec<(Row, String)> = Vec::new();
+        inputs[0].for_each(&mut |key, row, _| {
+            groups.push((key.clone(), row[at.group].as_text().unwrap_or_default().to_string()));
+        });
+        let mut members: BTreeMap<&str, Members<'_>> = BTreeMap::new();
+        for (user, group) in &groups {
+            if let Some(vector) = vectors.get(user) {
+                members.entry(group).or_default().users.push((user, vector));
+            }
+        }
+        let mut population = Clicks::new();
+        clicks.values().for_each(|c| add(&mut population, c));
+        let mut portraits: BTreeMap<String, Portrait> = members
+            .iter()
+            .map(|(group, members)| (group.to_string(), self.portrait(members, &clicks, &population)))
+            .collect();
+        let text = write(&population, &population, self.categories);
+        portraits.insert(DEFAULT_GROUP.to_string(), Portrait { text, members: 0, representatives: vec![] });
+        Portraits(portraits)
+    }
+
+    fn portrait(&self, members: &Members<'_>, clicks: &BTreeMap<Row, Clicks>, population: &Clicks) -> Portrait {
+        let vectors: Vec<&Vec<f32>> = members.users.iter().map(|(_, vector)| *vector).collect();
+        let centre = mean(&vectors);
+        let mut nearest: Vec<(f64, &Row)> =
+            members.users.iter().map(|(user, vector)| (distance(vector, &centre), *user)).collect();
+        nearest.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
+        nearest.truncate(self.representatives);
+        let mut theirs = Clicks::new();
+        nearest.iter().filter_map(|(_, user)| clicks.get(*user)).for_each(|c| add(&mut theirs, c));
+        Portrait {
+            text: write(&theirs, population, self.categories),
+            members: members.users.len() as u64,
+            representatives: nearest.iter().filter_map(|(_, user)| user.first().cloned()).collect(),
+        }
+    }
+
+    fn columns(&self, inputs: &Inputs<'_>) -> Result<Columns, Vec<Problem>> {
+        let mut problems = Problems::default();
+        problems.take(inputs.at_most(3));
+        problems.require(self.representatives > 0, || Problem::with("representatives", "must be at least 1"));
+        let mut column = |at, what, name| {
+            let input = problems.take(inputs.relation(at, what))?;
+            problems.take(inputs.column(at, input, name))
+        };
+        let group = column(0, "groups by user", "group");
+        let embedding = column(1, "vectors by user", "embedding");
+        let categories = column(2, "filtered clicks by user", "categories");
+        let all = group.zip(embedding).zip(categories);
+        problems.finish(all.map(|((group, embedding), categories)| Columns { group, embedding, categories }))
+    }
+}
+
+impl Operator for GroupProfile {
+    fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
+        self.columns(inputs)?;
+        let user = inputs.inputs[0].schema.key.first().map_or(Type::Text, |c| c.ty.clone());
+        Ok(Schema::new(
+            [Column::new("group", Type::Text)],
+            [
+                Column::new("profile", Type::Text),
+                Column::new("members", Type::U64),
+                Column::new("representatives", user.list()),
+            ],
+        ))
+    }
+
+    fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
+        let Ok(columns) = self.columns(inputs) else { unreachable!("checked by output") };
+        let leaves: Vec<LeafId> = inputs.inputs.iter().map(|i| i.leaf).collect();
+        let operator = self.clone();
+        let logic = format!("group_profile/1 {self:?}");
+        let fitted =
+            graph.fit("portraits", &leaves, &[], logic, move |inputs, _, _| Ok(operator.fit(columns, inputs)));
+        graph.map_with("", fitted.leaf(), fitted, |portraits: &Portraits, _, _, out| {
+            out.extend(portraits.0.iter().map(|(group, portrait)| {
+                let representatives = Value::list(portrait.representatives.iter().cloned());
+                let row = [Value::text(&portrait.text), Value::U64(portrait.members), representatives];
+                (Row::from([Value::text(group)]), Row::from(row))
+            }));
+            Ok(())
+        })
+    }
+}
+
+impl Described for GroupProfile {
+    const NAME: &'static str = "group_profile";
+    const EXAMPLE: &'static str = include_str!("examples/group_profile.yaml");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clicks(pairs: &[(&str, u64)]) -> Clicks {
+        pairs.iter().map(|(name, n)| (name.to_string(), *n)).collect()
+    }
+
+    #[test]
+    fn favourites_are_what_sets_a_group_apart() {
+        let population = clicks(&[("Drama", 500), ("War", 20), ("Western", 10)]);
+        let group = clicks(&[("Drama", 50), ("War", 20)]);
+        assert_eq!(favourites(&group, &population, 1)[0].0, "War");
+        assert_eq!(write(&group, &population, 1), "long-term favourites War 29%");
+        assert_eq!(write(&Clicks::new(), &population, 3), "viewers of whom little is known");
+    }
+}

@@ -1,0 +1,217 @@
+//! The policy over a closed label set that sampler and scorer share: log-probabilities less the
+//! frozen label prior.
+//!
+//! Zero-shot, one or two labels win every prompt whatever it says. The prior ℓ₀, each label's
+//! log-probability under the content-free prompt, is that preference; it is fitted once and frozen
+//! with the model version, so `s(c) = ℓ(c) − ℓ₀(c)` is what the prompt itself says.
+
+use std::sync::Arc;
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    category_map::CategoryTable,
+    label_model::LabelModel,
+    operator::{Inputs, Problem},
+    row::{Row, Value, encode_row},
+    schema::Schema,
+    shape::{Answers, Artifact, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, loaded},
+};
+
+/// Labels in order, what they are made of, and the prior of each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabelPrior {
+    /// Label names.
+    pub labels: Vec<String>,
+    /// The interests each label is made of.
+    pub parts: Vec<Vec<String>>,
+    /// ℓ₀ per label, in natural logarithms.
+    pub prior: Vec<f32>,
+}
+
+impl Artifact for LabelPrior {
+    fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError> {
+        postcard::from_bytes(bytes).map_err(|e| format!("label prior: {e}"))
+    }
+}
+
+impl LabelPrior {
+    /// `s(c)` per label.
+    pub fn scores(&self, logprobs: &[f32]) -> Vec<f32> {
+        logprobs.iter().zip(&self.prior).map(|(l, prior)| l - prior).collect()
+    }
+}
+
+/// Fits the prior of a label set under a content-free prompt: one call of the model.
+pub(crate) fn fit_prior(
+    graph: &mut Graph,
+    labels: Fitted<CategoryTable>,
+    model: Arc<dyn LabelModel>,
+    neutral: String,
+) -> Fitted<LabelPrior> {
+    let logic = format!("label_prior/1 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
+    graph.fit("prior", &[], &[labels.leaf()], logic, move |_, artifacts, progress| {
+        let table = loaded::<CategoryTable>(artifacts, 0)?;
+        progress(crate::shape::Progress { done: 0, total: 1, note: "label prior" });
+        let names = table.names();
+        if names.is_empty() {
+            return Err("the label set is empty: no category has enough clicks".to_string());
+        }
+        let (mut scores, _) = model.score(&names, std::slice::from_ref(&neutral), &mut |_| {})?;
+        let prior = scores.pop().ok_or("the model gave no answer")??;
+        let parts = table.labels.values().map(|label| label.parts.clone()).collect();
+        Ok(LabelPrior { labels: names, parts, prior })
+    })
+}
+
+/// Asks the model for the log-probability of every label; a request is one prompt.
+pub(crate) struct ScoreLabels(pub Arc<dyn LabelModel>);
+
+impl ScoreLabels {
+    fn prompts(requests: &[Row]) -> Vec<String> {
+        requests.iter().map(|row| row[0].as_text().unwrap_or_default().to_string()).collect()
+    }
+}
+
+impl InferKernel for ScoreLabels {
+    fn logic(&self) -> String {
+        format!("score_labels/1 {}", self.0.digest())
+    }
+
+    fn cheap(&self) -> bool {
+        false
+    }
+
+    fn run(
+        &self,
+        artifact: Option<&Loaded>,
+        requests: &[Row],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Answers, KernelError> {
+        let table = artifact.and_then(|a| a.downcast_ref::<CategoryTable>()).ok_or("no label set")?;
+        let (scores, cost) = self.0.score(&table.names(), &Self::prompts(requests), progress)?;
+        let rows = scores.into_iter().map(|answer| Ok(Row::from([Value::floats(&answer?)]))).collect();
+        Ok(Answers { rows, cost })
+    }
+
+    fn price(&self, requests: &[Row]) -> Result<Cost, KernelError> {
+        self.0.price(&Self::prompts(requests))
+    }
+}
+
+/// The label set a column's values come from.
+///
+/// # Errors
+/// If the column has none.
+pub(crate) fn label_domain(inputs: &Inputs<'_>, at: usize, schema: &Schema, column: &str) -> Result<String, Problem> {
+    crate::category_map::domain_of(schema, column).ok_or_else(|| {
+        Problem::input(at, format!("`{}` does not say which labels `{column}` holds", inputs.inputs[at].name))
+            .help("labels come from a category_map")
+    })
+}
+
+/// Standard Gumbel draw of a label: from (seed, key, label) and nothing else, so that a slightly
+/// changed model changes few entries.
+fn gumbel(seed: u64, key: &[u8], label: &str) -> f64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(label.as_bytes());
+    let mut rng = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
+    // 53 random bits in the open interval (0, 1).
+    let uniform = ((rng.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -(-uniform.ln()).ln()
+}
+
+/// Draws `n` distinct labels without replacement from `π ∝ exp(s/T)`: the law of sampling until n
+/// are distinct (Gumbel-top-n). Labels with `allowed == false` are never drawn.
+pub(crate) fn sample(
+    labels: &[String],
+    scores: &[f32],
+    allowed: &[bool],
+    temperature: f64,
+    draws: (u64, &Row),
+    n: usize,
+) -> Vec<usize> {
+    let key = encode_row(draws.1);
+    let perturbed = |at: usize| {
+        let draw = gumbel(draws.0, &key, &labels[at]);
+        if temperature == 0.0 { f64::from(scores[at]) } else { f64::from(scores[at]) / temperature + draw }
+    };
+    let mut order: Vec<(f64, usize)> =
+        (0..labels.len()).filter(|at| allowed[*at]).map(|at| (perturbed(at), at)).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    order.into_iter().take(n).map(|(_, at)| at).collect()
+}
+
+/// Each label's expected win rate over a uniform draw from the others: `E[σ(s(c) − s(c′))]`.
+pub(crate) fn win_rates(scores: &[f32]) -> Vec<f64> {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let others = scores.len().saturating_sub(1).max(1) as f64;
+    let rate = |at: usize| {
+        let mine = f64::from(scores[at]);
+        let wins = scores.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, s)| sigmoid(mine - f64::from(*s)));
+        wins.sum::<f64>() / others
+    };
+    (0..scores.len()).map(rate).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(n: usize) -> Vec<String> {
+        (0..n).map(|i| format!("label {i}")).collect()
+    }
+
+    #[test]
+    fn the_first_draw_has_the_law_of_the_softmax() {
+        let (labels, scores) = (labels(4), [0.0f32, 1.0, 2.0, -1.0]);
+        let mut first = [0f64; 4];
+        for user in 0..20_000 {
+            let key = Row::from([Value::U64(user)]);
+            first[sample(&labels, &scores, &[true; 4], 1.0, (7, &key), 1)[0]] += 1.0 / 20_000.0;
+        }
+        let total: f64 = scores.iter().map(|s| f64::from(*s).exp()).sum();
+        for (share, score) in first.iter().zip(scores) {
+            assert!((share - f64::from(score).exp() / total).abs() < 0.012, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn draws_follow_seed_key_and_label_alone() {
+        let (labels, scores) = (labels(9), [0.0f32; 9]);
+        let key = |n| Row::from([Value::U64(n)]);
+        let draw = |seed, k: &Row| sample(&labels, &scores, &[true; 9], 1.0, (seed, k), 5);
+        assert_eq!(draw(1, &key(1)), draw(1, &key(1)));
+        assert_ne!(draw(1, &key(1)), draw(2, &key(1)));
+        assert_ne!(draw(1, &key(1)), draw(1, &key(2)));
+        let mut allowed = [true; 9];
+        allowed[draw(1, &key(1))[0]] = false;
+        assert_eq!(sample(&labels, &scores, &allowed, 1.0, (1, &key(1)), 4), draw(1, &key(1))[1..]);
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_best() {
+        let scores = [0.5f32, 3.0, 1.0];
+        assert_eq!(sample(&labels(3), &scores, &[true; 3], 0.0, (1, &Row::empty()), 2), [1, 2]);
+    }
+
+    #[test]
+    fn win_rates_average_to_a_half() {
+        let rates = win_rates(&[0.3, -2.0, 5.0, 0.3]);
+        assert!((rates.iter().sum::<f64>() / 4.0 - 0.5).abs() < 1e-12);
+        assert_eq!(rates[0], rates[3]);
+        assert!(rates[2] > rates[0] && rates[0] > rates[1]);
+        assert_eq!(win_rates(&[1.0]), [0.0]);
+    }
+}
