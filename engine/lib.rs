@@ -1,1 +1,4 @@
 //! coea-engine: an embedded dataflow engine for exploratory recommendation.
+
+pub mod diagnostic;
+pub mod spec;

@@ -1,0 +1,376 @@
+//! What is wrong with a pipeline, where, and how to mend it.
+//!
+//! A diagnostic keeps the place as line and column *in characters* beside the shared text of the
+//! file, and is turned into terminal text only when shown. So every stage after parsing can report
+//! against the user's own words, tests compare text, and `--format json` prints the same facts.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+use unicode_width::UnicodeWidthChar;
+
+/// Columns of a source line that are shown; longer lines are cut to a window around the span.
+const WINDOW: usize = 100;
+/// Diagnostics that [`Diagnostics`] prints before it only counts.
+const SHOWN: usize = 50;
+/// What a tab is drawn as.
+const TAB: &str = "    ";
+
+/// A file's name and text, with the starts of its lines.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SourceText {
+    name: String,
+    text: String,
+    starts: Vec<usize>,
+}
+
+impl SourceText {
+    /// Wraps the text of a file; lines end with `\n`, `\r\n` or `\r`, as in YAML.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let bytes = text.as_bytes();
+        let breaks = (0..bytes.len()).filter(|&i| match bytes[i] {
+            b'\n' => true,
+            b'\r' => bytes.get(i + 1) != Some(&b'\n'),
+            _ => false,
+        });
+        let starts = std::iter::once(0).chain(breaks.map(|i| i + 1)).collect();
+        SourceText { name: name.into(), text, starts }
+    }
+
+    /// The name the user gave the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Line `number`, counted from 1, without its end; empty beyond the text.
+    pub fn line(&self, number: u32) -> &str {
+        let index = number as usize;
+        let Some(&start) = index.checked_sub(1).and_then(|i| self.starts.get(i)) else { return "" };
+        let end = self.starts.get(index).copied().unwrap_or(self.text.len());
+        self.text[start..end].trim_end_matches(['\n', '\r'])
+    }
+
+    /// The span of one character at a byte offset that lies on a character's boundary.
+    pub fn span_at(&self, offset: usize) -> Span {
+        let line = self.starts.partition_point(|&start| start <= offset);
+        let col = self.text[self.starts[line - 1]..offset].chars().count() + 1;
+        Span::At { line: line as u32, col: col as u32, len: 1 }
+    }
+}
+
+/// Where a value was written. The order is that of reading: the file, its lines, then flags.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Span {
+    /// The file as a whole.
+    File,
+    /// A stretch of one line; all in characters, line and column from 1.
+    At {
+        /// Line, from 1.
+        line: u32,
+        /// Column of the first character, from 1.
+        col: u32,
+        /// Characters covered, at least 1 when shown.
+        len: u32,
+    },
+    /// A flag of the command line, as typed: `--set params.groups=6`.
+    Flag(Arc<str>),
+}
+
+/// A value and where it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written.
+    pub span: Span,
+}
+
+impl<T> std::ops::Deref for Spanned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing runs until it is mended.
+    Error,
+    /// Worth a look.
+    Warning,
+}
+
+impl Severity {
+    /// The word and its terminal colour.
+    fn label(self) -> (&'static str, &'static str) {
+        match self {
+            Severity::Error => ("error", "\x1b[1;31m"),
+            Severity::Warning => ("warning", "\x1b[1;33m"),
+        }
+    }
+}
+
+/// One problem, with its place and, where one is known, the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file it is about.
+    pub file: Arc<SourceText>,
+    /// The place in the file, or the flag.
+    pub span: Span,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// How to mend it.
+    pub help: Option<String>,
+    /// A stable word for programs, such as `unreadable`.
+    pub code: Option<&'static str>,
+}
+
+impl Diagnostic {
+    /// An error at a place of `file`.
+    pub fn error(file: &Arc<SourceText>, span: Span, message: impl Into<String>) -> Self {
+        let (file, message) = (Arc::clone(file), message.into());
+        Diagnostic { severity: Severity::Error, file, span, message, help: None, code: None }
+    }
+
+    /// A warning at a place of `file`.
+    pub fn warning(file: &Arc<SourceText>, span: Span, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, span, message) }
+    }
+
+    /// The same with a way out; `None` leaves it as it is.
+    pub fn help(mut self, help: impl Into<Option<String>>) -> Self {
+        self.help = help.into().or(self.help);
+        self
+    }
+
+    /// The same with a word for programs.
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The text for a terminal, ending in a line break:
+    ///
+    /// ```text
+    /// pipeline.yaml:3:9: error: unknown parameter `min_click` of click_filter
+    ///   3 |   with: { min_click: 2 }
+    ///     |           ^^^^^^^^^
+    ///     help: did you mean `min_clicks`?
+    /// ```
+    pub fn render(&self, colour: bool) -> String {
+        let paint = |code: &str, text: &str| match colour {
+            true => format!("{code}{text}\x1b[0m"),
+            false => text.to_owned(),
+        };
+        let (word, hue) = self.severity.label();
+        let place = match &self.span {
+            Span::File => self.file.name.clone(),
+            Span::At { line, col, .. } => format!("{}:{line}:{col}", self.file.name),
+            Span::Flag(flag) => flag.to_string(),
+        };
+        let mut out = format!("{}: {}: {}\n", printable(&place), paint(hue, word), printable(&self.message));
+        let mut margin = 2;
+        if let Span::At { line, col, len } = self.span {
+            let number = line.to_string();
+            margin += number.len() + 1;
+            let (text, caret) = excerpt(self.file.line(line), col as usize, len as usize);
+            let edge = " ".repeat(margin);
+            out += &format!("  {number} | {text}\n{edge}| {}\n", paint(hue, &caret));
+        }
+        if let Some(help) = &self.help {
+            out += &format!("{}{}: {}\n", " ".repeat(margin), paint("\x1b[1;36m", "help"), printable(help));
+        }
+        out
+    }
+}
+
+/// The plain text of [`Diagnostic::render`].
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// `{severity, file, line, col, len, flag, message, help, code}`, unknown ones `null`.
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let at = match self.span {
+            Span::At { line, col, len } => [Some(line), Some(col), Some(len)],
+            Span::File | Span::Flag(_) => [None; 3],
+        };
+        let flag = match &self.span {
+            Span::Flag(flag) => Some(&**flag),
+            Span::File | Span::At { .. } => None,
+        };
+        let mut map = serializer.serialize_struct("Diagnostic", 9)?;
+        map.serialize_field("severity", &self.severity)?;
+        map.serialize_field("file", &self.file.name)?;
+        map.serialize_field("line", &at[0])?;
+        map.serialize_field("col", &at[1])?;
+        map.serialize_field("len", &at[2])?;
+        map.serialize_field("flag", &flag)?;
+        map.serialize_field("message", &self.message)?;
+        map.serialize_field("help", &self.help)?;
+        map.serialize_field("code", &self.code)?;
+        map.end()
+    }
+}
+
+/// All that was found, to be shown together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// Whether one of them is an error.
+    pub fn has_errors(&self) -> bool {
+        self.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Puts them in reading order, each once.
+    pub fn sort(&mut self) {
+        self.0.sort_by(|a, b| (&a.span, &a.message).cmp(&(&b.span, &b.message)));
+        self.0.dedup();
+    }
+
+    /// The text for a terminal; after the first 50 they are only counted.
+    pub fn render(&self, colour: bool) -> String {
+        let mut out: String = self.iter().take(SHOWN).map(|d| d.render(colour)).collect();
+        if let Some(more) = self.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+            out += &format!("… and {more} more\n");
+        }
+        out
+    }
+}
+
+impl std::ops::Deref for Diagnostics {
+    type Target = [Diagnostic];
+
+    fn deref(&self) -> &[Diagnostic] {
+        &self.0
+    }
+}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Diagnostics(vec![diagnostic])
+    }
+}
+
+impl Extend<Diagnostic> for Diagnostics {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, more: I) {
+        self.0.extend(more);
+    }
+}
+
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(items: I) -> Self {
+        Diagnostics(items.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// The candidate a mistyped name most likely meant: at most a third of its characters apart.
+///
+/// ```
+/// use coea_engine::diagnostic::did_you_mean;
+/// assert_eq!(did_you_mean("min_click", ["dim", "min_clicks"]).as_deref(), Some("min_clicks"));
+/// assert_eq!(did_you_mean("colour", ["dim", "min_clicks"]), None);
+/// ```
+pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let length = name.chars().count();
+    // A name of thousands of characters is no typing slip, and the distance is quadratic.
+    if length > 100 {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= 400)
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
+        .filter(|&(distance, candidate)| distance <= length.max(candidate.chars().count()).div_ceil(3))
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Text without characters that would steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// How a character of a source line is drawn, and how many columns that takes.
+fn drawn(c: char) -> (String, usize) {
+    match c {
+        '\t' => (TAB.to_owned(), TAB.len()),
+        c if c.is_control() => ('\u{fffd}'.to_string(), 1),
+        c => (c.to_string(), c.width().unwrap_or(0)),
+    }
+}
+
+/// The shown part of a line, and the caret line below it, for `len` characters from column `col`.
+fn excerpt(line: &str, col: usize, len: usize) -> (String, String) {
+    let cells: Vec<(String, usize)> = line.chars().map(drawn).collect();
+    let start = (col - 1).min(cells.len());
+    let end = (start + len.max(1)).min(cells.len());
+    let width = |from: usize, to: usize| cells[from..to].iter().map(|cell| cell.1).sum::<usize>();
+    // The window starts at the line's own start where it can, else a third before the span.
+    let mut first = 0;
+    if width(0, end) > WINDOW {
+        first = start;
+        while first > 0 && width(first - 1, start) <= WINDOW / 3 {
+            first -= 1;
+        }
+    }
+    let mut last = first;
+    let mut used = 0;
+    while last < cells.len() && used + cells[last].1 <= WINDOW {
+        used += cells[last].1;
+        last += 1;
+    }
+    let mut text: String = cells[first..last].iter().map(|cell| cell.0.as_str()).collect();
+    let mut indent = width(first, start.min(last));
+    if first > 0 {
+        text.insert(0, '…');
+        indent += 1;
+    }
+    if last < cells.len() {
+        text.push('…');
+    }
+    let carets = width(start.min(last), end.min(last)).max(1);
+    (text, " ".repeat(indent) + &"^".repeat(carets))
+}

@@ -1,0 +1,174 @@
+//! The part of an entry that belongs to its operator, connector or model: `with`.
+//!
+//! serde stops at the first mistake. To report them all, the value at fault is poisoned in a copy
+//! of the tree and the copy is read again, until it reads or nothing is left to poison.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    de::{Fault, FaultKind, NodeDe, one_of},
+    node::{Node, Step, Value},
+};
+use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, did_you_mean};
+
+/// Mistakes after which a block is given up.
+const MAX_FAULTS: usize = 64;
+
+/// Parameters with their places, not yet of any type.
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub(super) file: Arc<SourceText>,
+    /// A map; empty where the user wrote none.
+    pub(super) node: Node,
+}
+
+impl Block {
+    /// The parameters as a value of type `T`; `owner` is what messages call their taker
+    /// ("unknown parameter `min_click` of click_filter").
+    ///
+    /// A key that `T` does not know is an error, also without `deny_unknown_fields`. An enum's
+    /// variant with a value is written `{ variant: value }`. Avoid `flatten`, `untagged` and
+    /// internal tags in `T`: serde buffers them, and places and good messages are lost.
+    ///
+    /// # Errors
+    /// All mistakes found. None at all when their cause was reported while loading.
+    pub fn parse<T: DeserializeOwned>(&self, owner: &str) -> Result<T, Diagnostics> {
+        let fault = match T::deserialize(NodeDe(&self.node)) {
+            Ok(value) => return Ok(value),
+            Err(fault) => fault,
+        };
+        let (mut node, mut problems, mut next) = (self.node.clone(), Diagnostics::new(), Some(fault));
+        for _ in 0..MAX_FAULTS {
+            let Some(mut fault) = next else { break };
+            fault.path.reverse();
+            problems.extend(self.explain(&node, &fault, owner));
+            if let FaultKind::UnknownKey { key, .. } = fault.kind {
+                fault.path.push(Step::Key(key));
+            }
+            match node.at_mut(&fault.path) {
+                Some(place) if !fault.path.is_empty() => place.value = Value::Poison,
+                _ => break,
+            }
+            next = T::deserialize(NodeDe(&node)).err();
+        }
+        problems.sort();
+        Err(problems)
+    }
+
+    /// Where the value at a path was written; of a path that leads beyond, as far as it leads.
+    /// Items of lists are counted from `0`.
+    pub fn span_of(&self, path: &[&str]) -> Span {
+        let mut node = &self.node;
+        for step in path {
+            let index = step.parse().ok().map(Step::Index);
+            let next = node.get(step).or_else(|| node.step(&index?));
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.span.clone()
+    }
+
+    /// Whether there is no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.node.entries().is_none_or(<[_]>::is_empty)
+    }
+
+    /// The meaning without the writing, for hashes: keys sorted, `1.0` as `1`, no comments, secrets
+    /// by name.
+    pub fn canonical_json(&self) -> serde_json::Value {
+        match self.node.value {
+            Value::Map(_) => self.node.canonical_json(),
+            _ => serde_json::json!({}),
+        }
+    }
+
+    /// The message for a fault; none when it follows from one already reported.
+    fn explain(&self, root: &Node, fault: &Fault, owner: &str) -> Option<Diagnostic> {
+        let node = root.at(&fault.path)?;
+        let name = dotted(&fault.path);
+        let label = if name.is_empty() { owner.to_owned() } else { format!("`{name}` of {owner}") };
+        let inner = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+        let error = |message: String| Diagnostic::error(&self.file, node.span.clone(), message);
+        Some(match &fault.kind {
+            FaultKind::UnknownKey { key, known } => {
+                let span = node.entries()?.iter().find(|entry| *entry.key == *key)?.key.span.clone();
+                let help = match (did_you_mean(key, known.iter().copied()), known) {
+                    (Some(near), _) => format!("did you mean `{near}`?"),
+                    (None, []) => "it takes none here".to_owned(),
+                    (None, known) => format!("known here: `{}`", known.join("`, `")),
+                };
+                let message = format!("unknown parameter `{}` of {owner}", inner(key));
+                Diagnostic::error(&self.file, span, message).help(help)
+            }
+            FaultKind::Missing(key) => match node.get(key) {
+                Some(_) => return None,
+                None => error(format!("{owner} needs the parameter `{}`", inner(key))),
+            },
+            FaultKind::UnknownWord { word, known } => {
+                let near =
+                    did_you_mean(word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                error(format!("{label} cannot be `{word}`")).help(near.unwrap_or_else(|| one_of(known)))
+            }
+            FaultKind::Wants(wants) => {
+                let quote = matches!(node.value, Value::Int(_) | Value::Float(_) | Value::Bool(_))
+                    && ["a string", "string"].contains(&wants.as_str());
+                error(format!("{label} wants {}, found {}", plainly(wants), node.found()))
+                    .help(quote.then(|| "quote it to make it text".to_owned()))
+            }
+            FaultKind::Secret => error(format!("{label} cannot be a secret")),
+            FaultKind::Length(_) | FaultKind::Custom(_) if has_poison(node) => return None,
+            FaultKind::Length(wants) => {
+                error(format!("{label} wants {}, found another length", plainly(wants)))
+            }
+            FaultKind::Custom(message) => error(format!("{label}: {message}")),
+            FaultKind::Ignored | FaultKind::Poison => return None,
+        })
+    }
+}
+
+fn has_poison(node: &Node) -> bool {
+    match &node.value {
+        Value::Seq(items) => items.iter().any(|item| item.value == Value::Poison),
+        Value::Map(entries) => entries.iter().any(|entry| entry.value.value == Value::Poison),
+        _ => node.value == Value::Poison,
+    }
+}
+
+/// `sample.fraction`, `columns[2]`.
+fn dotted(path: &[Step]) -> String {
+    path.iter().fold(String::new(), |name, step| match step {
+        Step::Key(key) if name.is_empty() => key.clone(),
+        Step::Key(key) => format!("{name}.{key}"),
+        Step::Index(index) => format!("{name}[{index}]"),
+    })
+}
+
+/// serde's name of a type, for people.
+fn plainly(wants: &str) -> String {
+    match wants {
+        "u8" | "u16" | "u32" => {
+            let bits: u32 = wants[1..].parse().unwrap_or(32);
+            format!("a whole number from 0 to {}", (1u64 << bits) - 1)
+        }
+        "u64" | "usize" | "u128" => "a whole number, 0 or more".to_owned(),
+        "i8" | "i16" | "i32" | "i64" | "isize" | "i128" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a string" | "string" => "text".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a character" => "one character".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "unit" => "nothing".to_owned(),
+        _ if wants.starts_with("struct ") => "a map".to_owned(),
+        _ => {
+            match wants.strip_prefix("an array of length ").or_else(|| wants.strip_prefix("a tuple of size "))
+            {
+                Some(length) => format!("a list of {length}"),
+                None => wants.to_owned(),
+            }
+        }
+    }
+}
