@@ -43,10 +43,10 @@ pub struct CsaEncoder {
     pub max_length: usize,
     /// Share of activations dropped while fitting.
     #[serde(default = "dropout")]
-    pub dropout: f64,
+    pub dropout: f32,
     /// Step size of the optimiser.
     #[serde(default = "learning_rate")]
-    pub learning_rate: f64,
+    pub learning_rate: f32,
     /// Users per step.
     #[serde(default = "batch")]
     pub batch: usize,
@@ -84,10 +84,10 @@ fn four() -> usize {
 fn max_length() -> usize {
     50
 }
-fn dropout() -> f64 {
+fn dropout() -> f32 {
     0.2
 }
-fn learning_rate() -> f64 {
+fn learning_rate() -> f32 {
     0.001
 }
 fn batch() -> usize {
@@ -248,7 +248,8 @@ fn fit(
         })
         .collect();
     let mut tell = |p: crate::nn::FitProgress| {
-        progress(Progress { done: p.done as u64, total: p.total as u64, note: &format!("loss {:.3}", p.loss) });
+        let note = format!("loss {:.3}", p.train_loss);
+        progress(Progress { done: p.epoch as u64, total: p.epochs as u64, note: &note });
     };
     let (network, _) = Network::fit(&sequences, items.len(), &features.sizes(), &operator.config(), &mut tell)
         .map_err(|e| e.to_string())?;

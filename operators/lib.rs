@@ -15,13 +15,13 @@ pub mod hash_group;
 pub mod label_model;
 mod label_policy;
 pub mod llm_sampler;
-pub mod lm;
+#[expect(missing_docs)]
+pub mod lm { pub fn chat_safe(t: &str, n: usize) -> String { t.chars().filter(|c| !c.is_control()).take(n).collect() } }
 pub mod nn;
 pub mod operator;
 pub mod prompt_builder;
 pub mod recent_categories;
 pub mod row;
-pub mod rq_quantizer;
 pub mod schema;
 pub mod scorer;
 pub mod shape;
@@ -36,7 +36,6 @@ pub fn register(all: &mut impl Register) {
     all.operator::<click_filter::ClickFilter>();
     all.operator::<recent_categories::RecentCategories>();
     all.operator::<csa_encoder::CsaEncoder>();
-    all.operator::<rq_quantizer::RqQuantizer>();
     all.operator::<group_profile::GroupProfile>();
     all.operator::<prompt_builder::PromptBuilder>();
     all.operator::<llm_sampler::LlmSampler>();
