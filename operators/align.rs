@@ -51,7 +51,8 @@ impl Align {
     fn columns(&self, inputs: &Inputs<'_>) -> Result<(usize, usize), Vec<Problem>> {
         let mut problems = Problems::default();
         problems.take(inputs.at_most(1));
-        problems.require(self.threshold.is_finite(), || Problem::with("threshold", "must be a finite number"));
+        problems
+            .require(self.threshold.is_finite(), || Problem::with("threshold", "must be a finite number"));
         let input = problems.take(inputs.relation(0, "scored candidates"));
         let columns = input.and_then(|input| {
             let recent = problems.take(inputs.column(0, input, "recent"))?;

@@ -4,10 +4,7 @@
 //! item (rarest first, never alphabetical) and which combinations are frequent enough to be labels.
 //! It is versioned like any model, so a new category waits for the refit instead of moving keys.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -241,11 +238,6 @@ impl Described for CategoryMap {
 /// The labels a column of `schema` holds, by the node that defines them.
 pub(crate) fn domain_of(schema: &Schema, column: &str) -> Option<String> {
     schema.column(column).and_then(|(_, c)| c.domain.clone())
-}
-
-/// A label's text as shared text.
-pub(crate) fn text(label: &str) -> Value {
-    Value::Text(Arc::from(label))
 }
 
 #[cfg(test)]

@@ -93,9 +93,8 @@ impl FoldKernel for Kernel {
             if rest == 0 {
                 return true;
             }
-            let possible = *possible.get_or_insert_with(|| {
-                counts.keys().map(|v| long(v, &newer)).filter(|n| *n >= least).sum()
-            });
+            let possible = *possible
+                .get_or_insert_with(|| counts.keys().map(|v| long(v, &newer)).filter(|n| *n >= least).sum());
             if least == 0 || of_event.iter().any(|value| long(value, &newer) >= least) {
                 let entry = (event.row[self.item].clone(), Value::list(categories(event).iter().cloned()));
                 let room = self.filter.keep_last.saturating_sub(kept.len() as u64);
@@ -130,7 +129,8 @@ pub(crate) fn item_column(inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
         let place = problems.take(inputs.column(0, events, &key.name))?;
         let ours = &events.schema.columns[place].ty;
         problems.require(*ours == key.ty, || {
-            let message = format!("`{}` is {ours} in `{}` but {} in `{}`", key.name, events.name, key.ty, items.name);
+            let message =
+                format!("`{}` is {ours} in `{}` but {} in `{}`", key.name, events.name, key.ty, items.name);
             Problem::input(1, message).help("declare the same type in both sources")
         });
         Some(place)

@@ -15,9 +15,7 @@ use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
-    shape::{
-        Answers, Artifact, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot,
-    },
+    shape::{Answers, Artifact, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot},
 };
 
 /// Encodes each user's filtered clicks, with sparse features prepended, into a vector.
@@ -213,7 +211,9 @@ impl CsaEncoder {
                 if self.features.is_none() {
                     features = all_features(&users.schema);
                 }
-                places.extend(features.iter().filter_map(|f| problems.take(inputs.column(1, users, &f.column))));
+                places.extend(
+                    features.iter().filter_map(|f| problems.take(inputs.column(1, users, &f.column))),
+                );
                 if let Some(clicks) = clicks {
                     problems.require(clicks.schema.key == users.schema.key, || {
                         let (a, b) = (&clicks.name, &users.name);
@@ -251,8 +251,9 @@ fn fit(
         let note = format!("loss {:.3}", p.train_loss);
         progress(Progress { done: p.epoch as u64, total: p.epochs as u64, note: &note });
     };
-    let (network, _) = Network::fit(&sequences, items.len(), &features.sizes(), &operator.config(), &mut tell)
-        .map_err(|e| e.to_string())?;
+    let (network, _) =
+        Network::fit(&sequences, items.len(), &features.sizes(), &operator.config(), &mut tell)
+            .map_err(|e| e.to_string())?;
     Ok(FittedEncoder { items, features, network })
 }
 

@@ -87,7 +87,8 @@ fn fit_buckets(feature: &Feature, column: usize, rows: &[Row]) -> Buckets {
     if !feature.edges.is_empty() {
         return Buckets::Edges(feature.edges.clone());
     }
-    let values: Vec<&Value> = rows.iter().filter_map(|row| row.get(column)).filter(|v| **v != Value::Null).collect();
+    let values: Vec<&Value> =
+        rows.iter().filter_map(|row| row.get(column)).filter(|v| **v != Value::Null).collect();
     let numbers: Vec<f64> = values.iter().filter_map(|v| v.as_f64()).collect();
     if numbers.len() == values.len() && !numbers.is_empty() {
         return Buckets::Edges(quantiles(numbers));
@@ -112,7 +113,8 @@ mod tests {
     #[test]
     fn buckets_are_fitted_and_missing_values_have_their_own() {
         let row = |age: u64, job: &str| Row::from([Value::U64(age), Value::text(job)]);
-        let mut rows: Vec<Row> = (0..80).map(|age| row(age, if age % 2 == 0 { "nurse" } else { "cook" })).collect();
+        let mut rows: Vec<Row> =
+            (0..80).map(|age| row(age, if age % 2 == 0 { "nurse" } else { "cook" })).collect();
         rows.push(row(30, "astronaut"));
         let feature = |column: &str, edges: &[f64]| Feature { column: column.into(), edges: edges.to_vec() };
         let table = FeatureTable::fit(&[feature("age", &[]), feature("job", &[])], &[0, 1], &rows);

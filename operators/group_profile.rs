@@ -131,7 +131,8 @@ fn write(group: &Clicks, population: &Clicks, n: usize) -> String {
     if named.is_empty() {
         return "viewers of whom little is known".to_string();
     }
-    let named: Vec<String> = named.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
+    let named: Vec<String> =
+        named.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
     format!("long-term favourites {}", named.join(", "))
 }
 
@@ -172,7 +173,12 @@ impl GroupProfile {
         Portraits(portraits)
     }
 
-    fn portrait(&self, members: &Members<'_>, clicks: &BTreeMap<Row, Clicks>, population: &Clicks) -> Portrait {
+    fn portrait(
+        &self,
+        members: &Members<'_>,
+        clicks: &BTreeMap<Row, Clicks>,
+        population: &Clicks,
+    ) -> Portrait {
         let vectors: Vec<&Vec<f32>> = members.users.iter().map(|(_, vector)| *vector).collect();
         let centre = mean(&vectors);
         let mut nearest: Vec<(f64, &Row)> =
@@ -223,8 +229,8 @@ impl Operator for GroupProfile {
         let leaves: Vec<LeafId> = inputs.inputs.iter().map(|i| i.leaf).collect();
         let operator = self.clone();
         let logic = format!("group_profile/1 {self:?}");
-        let fitted =
-            graph.fit("portraits", &leaves, &[], logic, move |inputs, _, _| Ok(operator.fit(columns, inputs)));
+        let fitted = graph
+            .fit("portraits", &leaves, &[], logic, move |inputs, _, _| Ok(operator.fit(columns, inputs)));
         graph.map_with("", fitted.leaf(), fitted, |portraits: &Portraits, _, _, out| {
             out.extend(portraits.0.iter().map(|(group, portrait)| {
                 let representatives = Value::list(portrait.representatives.iter().cloned());

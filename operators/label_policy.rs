@@ -111,7 +111,12 @@ impl InferKernel for ScoreLabels {
 ///
 /// # Errors
 /// If the column has none.
-pub(crate) fn label_domain(inputs: &Inputs<'_>, at: usize, schema: &Schema, column: &str) -> Result<String, Problem> {
+pub(crate) fn label_domain(
+    inputs: &Inputs<'_>,
+    at: usize,
+    schema: &Schema,
+    column: &str,
+) -> Result<String, Problem> {
     crate::category_map::domain_of(schema, column).ok_or_else(|| {
         Problem::input(at, format!("`{}` does not say which labels `{column}` holds", inputs.inputs[at].name))
             .help("labels come from a category_map")
@@ -159,7 +164,8 @@ pub(crate) fn win_rates(scores: &[f32]) -> Vec<f64> {
     let others = scores.len().saturating_sub(1).max(1) as f64;
     let rate = |at: usize| {
         let mine = f64::from(scores[at]);
-        let wins = scores.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, s)| sigmoid(mine - f64::from(*s)));
+        let wins =
+            scores.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, s)| sigmoid(mine - f64::from(*s)));
         wins.sum::<f64>() / others
     };
     (0..scores.len()).map(rate).collect()

@@ -16,7 +16,11 @@ pub mod label_model;
 mod label_policy;
 pub mod llm_sampler;
 #[expect(missing_docs)]
-pub mod lm { pub fn chat_safe(t: &str, n: usize) -> String { t.chars().filter(|c| !c.is_control()).take(n).collect() } }
+pub mod lm {
+    pub fn chat_safe(t: &str, n: usize) -> String {
+        t.chars().filter(|c| !c.is_control()).take(n).collect()
+    }
+}
 pub mod nn;
 pub mod operator;
 pub mod prompt_builder;

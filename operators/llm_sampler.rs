@@ -57,7 +57,8 @@ impl LlmSampler {
         if let Some(labels) = problems.take(inputs.relation(1, "a category_map of labels")) {
             let own = crate::category_map::domain_of(&labels.schema, "categories");
             problems.require(own.as_deref() == Some(labels.name.as_str()), || {
-                Problem::input(1, format!("`{}` does not define labels", labels.name)).help("name a category_map")
+                Problem::input(1, format!("`{}` does not define labels", labels.name))
+                    .help("name a category_map")
             });
         }
         let columns = prompts.and_then(|input| {
@@ -82,7 +83,8 @@ impl Operator for LlmSampler {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         let columns = self.columns(inputs)?;
         let prompts = &inputs.inputs[0].schema;
-        let candidates = Column::new("candidates", crate::align::scored_categories()).of(&inputs.inputs[1].name);
+        let candidates =
+            Column::new("candidates", crate::align::scored_categories()).of(&inputs.inputs[1].name);
         Ok(Schema::new(prompts.key.clone(), [prompts.columns[columns.recent].clone(), candidates]))
     }
 

@@ -4,6 +4,8 @@
 //! [`register`](crate::register).
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -85,6 +87,8 @@ pub struct Inputs<'a> {
     pub model: Option<&'a Model>,
     /// The folder of the pipeline file: relative paths start here.
     pub folder: &'a Path,
+    /// Digests of the files read, by path as written: a part of the node's logic.
+    pub files: &'a RefCell<BTreeMap<PathBuf, String>>,
 }
 
 impl<'a> Inputs<'a> {
@@ -93,9 +97,9 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// A problem that says what belongs there.
     pub fn get(&self, at: usize, what: &str) -> Result<&'a Input, Problem> {
-        self.inputs.get(at).ok_or_else(|| {
-            Problem::field("in", format!("input {} is missing: {what}", at + 1))
-        })
+        self.inputs
+            .get(at)
+            .ok_or_else(|| Problem::field("in", format!("input {} is missing: {what}", at + 1)))
     }
 
     /// The event source at a place.
@@ -107,8 +111,11 @@ impl<'a> Inputs<'a> {
         if input.events {
             return Ok(input);
         }
-        Err(Problem::input(at, format!("`{}` is a relation; this operator folds a source of events here", input.name))
-            .help("name a source that has a time column"))
+        Err(Problem::input(
+            at,
+            format!("`{}` is a relation; this operator folds a source of events here", input.name),
+        )
+        .help("name a source that has a time column"))
     }
 
     /// The relation at a place.
@@ -165,10 +172,13 @@ impl<'a> Inputs<'a> {
     /// If the file cannot be read as text.
     pub fn read(&self, parameter: &str, path: &Path) -> Result<String, Problem> {
         let full: PathBuf = self.folder.join(path);
-        std::fs::read_to_string(&full).map_err(|error| {
+        let text = std::fs::read_to_string(&full).map_err(|error| {
             Problem::with(parameter, format!("cannot read {}: {error}", full.display()))
                 .help("relative paths start at the folder of the pipeline file")
-        })
+        })?;
+        let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
+        self.files.borrow_mut().insert(path.to_path_buf(), digest);
+        Ok(text)
     }
 }
 

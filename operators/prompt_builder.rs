@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, context, syntax::SyntaxConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,8 @@ fn fallbacks() -> Vec<Fallback> {
 #[derive(Clone)]
 pub(crate) struct Template(Arc<Environment<'static>>);
 
+/// Steps a template may take, so that none can hang.
+const FUEL: u64 = 100_000;
 /// Characters of one category name that reach a prompt, at most.
 const NAME_LIMIT: usize = 120;
 /// Characters of a profile that reach a prompt, at most.
@@ -61,12 +63,19 @@ const PROFILE_LIMIT: usize = 2000;
 
 impl Template {
     /// Reads and compiles a template file; names not known to a template are errors.
-    pub(crate) fn read(inputs: &Inputs<'_>, parameter: &str, path: &std::path::Path) -> Result<Self, Problem> {
+    pub(crate) fn read(
+        inputs: &Inputs<'_>,
+        parameter: &str,
+        path: &std::path::Path,
+    ) -> Result<Self, Problem> {
         let text = inputs.read(parameter, path)?;
         let mut environment = Environment::new();
         environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment.set_keep_trailing_newline(true);
-        let place = |error: &minijinja::Error| format!("{}:{}: {error}", path.display(), error.line().unwrap_or(1));
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        environment.set_syntax(syntax.map_err(|e| Problem::with(parameter, e.to_string()))?);
+        environment.set_fuel(Some(FUEL));
+        let place =
+            |error: &minijinja::Error| format!("{}:{}: {error}", path.display(), error.line().unwrap_or(1));
         environment
             .add_template_owned("prompt", text)
             .map_err(|error| Problem::with(parameter, place(&error)))?;

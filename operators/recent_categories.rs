@@ -35,7 +35,8 @@ impl FoldKernel for RecentCategories {
         let mut left = self.last;
         let mut recent: Vec<Value> = Vec::new();
         walk(&mut |event: &Event<'_>| {
-            let categories = event.dim.and_then(|dim| dim.first()).and_then(Value::as_list).unwrap_or_default();
+            let categories =
+                event.dim.and_then(|dim| dim.first()).and_then(Value::as_list).unwrap_or_default();
             for category in categories {
                 if (recent.len() as u64) < self.keep && !recent.contains(category) {
                     recent.push(category.clone());

@@ -109,10 +109,8 @@ impl Operator for Scorer {
             Ok(())
         });
         graph.join("", inputs.inputs[0].leaf, rates, move |key, novel, rates, out| {
-            let scored = rate(
-                novel[candidates].as_list().unwrap_or_default(),
-                rates[0].as_list().unwrap_or_default(),
-            );
+            let scored =
+                rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
             out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
         })
     }
@@ -130,7 +128,8 @@ mod tests {
     #[test]
     fn candidates_keep_their_order_and_take_their_rates() {
         let cell = |name: &str, score| scored(Value::text(name), score);
-        let rated = rate(&[cell("b", -1.0), cell("a", -2.0)], &[cell("a", 0.1), cell("b", 0.9), cell("c", 0.5)]);
+        let rated =
+            rate(&[cell("b", -1.0), cell("a", -2.0)], &[cell("a", 0.1), cell("b", 0.9), cell("c", 0.5)]);
         assert_eq!(rated, [cell("b", 0.9), cell("a", 0.1)]);
     }
 }

@@ -299,7 +299,10 @@ impl Graph {
 
     /// Adds a leaf.
     pub fn add(&mut self, role: &'static str, shape: Shape) -> LeafId {
-        debug_assert!(shape.reads().iter().all(|id| *id < self.leaves.len()), "leaves come after their inputs");
+        debug_assert!(
+            shape.reads().iter().all(|id| *id < self.leaves.len()),
+            "leaves come after their inputs"
+        );
         self.leaves.push(Leaf { node: self.node.clone(), role, shape });
         self.leaves.len() - 1
     }
@@ -324,7 +327,8 @@ impl Graph {
         kernel: impl Fn(&A, &Row, &Row, &mut Vec<Keyed>) -> Result<(), KernelError> + Send + Sync + 'static,
     ) -> LeafId {
         let kernel: MapKernel = Arc::new(move |loaded, key, row, out| {
-            let artifact = loaded.and_then(|l| l.downcast_ref::<A>()).ok_or("the artifact is of another type")?;
+            let artifact =
+                loaded.and_then(|l| l.downcast_ref::<A>()).ok_or("the artifact is of another type")?;
             kernel(artifact, key, row, out)
         });
         self.add(role, Shape::Map { input, artifact: Some(artifact.leaf), kernel })
@@ -363,7 +367,12 @@ impl Graph {
     }
 
     /// Adds an inference answered by a function, such as a language model.
-    pub fn infer(&mut self, role: &'static str, requests: LeafId, kernel: impl InferKernel + 'static) -> LeafId {
+    pub fn infer(
+        &mut self,
+        role: &'static str,
+        requests: LeafId,
+        kernel: impl InferKernel + 'static,
+    ) -> LeafId {
         self.add(role, Shape::Infer { requests, artifact: None, kernel: Arc::new(kernel) })
     }
 

@@ -1,0 +1,88 @@
+//! Where a pipeline's models come from.
+//!
+//! Behind a trait, so that tests can run the same pipelines on a fast stand-in; no command-line
+//! flag selects one.
+
+use std::sync::{Arc, OnceLock};
+
+use coea_operators::{
+    label_model::LabelModel,
+    lm::{self, LabelTrie, LanguageModel, LmTokenizer},
+    shape::{Cost, KernelError},
+};
+
+use crate::fetch;
+
+/// Gives the language model behind a `base`.
+pub trait ModelProvider {
+    /// The model of a registered name or a path; nothing is fetched or loaded until it is asked.
+    ///
+    /// # Errors
+    /// If there can be no such model.
+    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String>;
+}
+
+/// Models from the registry, or from the user's own files.
+#[derive(Default)]
+pub struct RealModels;
+
+impl ModelProvider for RealModels {
+    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String> {
+        let digest = fetch::model_digest(base).map_err(|e| e.to_string())?;
+        Ok(Arc::new(Embedded {
+            base: base.to_string(),
+            digest,
+            model: OnceLock::new(),
+            tokenizer: OnceLock::new(),
+        }))
+    }
+}
+
+/// A model of the registry, loaded when first used.
+struct Embedded {
+    base: String,
+    digest: String,
+    model: OnceLock<Result<LanguageModel, KernelError>>,
+    tokenizer: OnceLock<Result<LmTokenizer, KernelError>>,
+}
+
+impl Embedded {
+    fn path(&self) -> Result<std::path::PathBuf, KernelError> {
+        Ok(fetch::model(&self.base).map_err(|e| e.to_string())?.path)
+    }
+
+    fn model(&self) -> Result<&LanguageModel, KernelError> {
+        let load = || LanguageModel::open(&self.path()?).map_err(|e| e.to_string());
+        self.model.get_or_init(load).as_ref().map_err(Clone::clone)
+    }
+
+    fn tokenizer(&self) -> Result<&LmTokenizer, KernelError> {
+        if let Some(Ok(model)) = self.model.get() {
+            return Ok(model.tokenizer());
+        }
+        let load = || LmTokenizer::open(&self.path()?).map_err(|e| e.to_string());
+        self.tokenizer.get_or_init(load).as_ref().map_err(Clone::clone)
+    }
+}
+
+impl LabelModel for Embedded {
+    fn digest(&self) -> String {
+        self.digest.clone()
+    }
+
+    fn score(
+        &self,
+        labels: &[String],
+        prompts: &[String],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
+        let model = self.model()?;
+        let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
+        let scores = lm::score_labels(model, &trie, prompts, progress).map_err(|e| e.to_string())?;
+        Ok((scores.logprobs.into_iter().map(Ok).collect(), scores.cost))
+    }
+
+    fn price(&self, prompts: &[String]) -> Result<Cost, KernelError> {
+        lm::price(self.tokenizer()?, prompts).map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,167 @@
+//! The Plan: a pipeline with everything worked out that a later stage would need.
+//!
+//! Nodes stand in dependency order and leaves come after those they read, so that rendering, the
+//! oracle and the cost model are straight walks. Nothing here knows YAML, the registry, a database
+//! or a dataflow.
+
+use std::path::PathBuf;
+
+use coea_operators::{
+    row::{Keyed, Row, Value},
+    schema::Schema,
+    shape::{Leaf, LeafId, Shape},
+};
+
+use crate::{
+    connectors::{SourceConnector, SourceTable},
+    sinks::KvSink,
+};
+
+/// A pipeline, ready to run.
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// The folder of its file.
+    pub folder: PathBuf,
+    /// Where rows come from.
+    pub sources: Vec<PlanSource>,
+    /// What is computed, in dependency order.
+    pub nodes: Vec<PlanNode>,
+    /// Where rows go.
+    pub sinks: Vec<PlanSink>,
+    /// The graph; a leaf comes after those it reads.
+    pub leaves: Vec<Leaf>,
+    /// Per leaf: hash of what it computes and of everything upstream.
+    pub lineage: Vec<String>,
+}
+
+/// A source.
+pub struct PlanSource {
+    /// Its name.
+    pub name: String,
+    /// Its connector and parameters.
+    pub connector: SourceConnector,
+    /// Its columns as read.
+    pub table: SourceTable,
+    /// Its columns as the graph sees them: key, then time, event id and the rest.
+    pub schema: Schema,
+    /// Its leaf.
+    pub leaf: LeafId,
+    /// Whether it holds events, kept as histories.
+    pub events: bool,
+    /// Hash of connector and parameters.
+    pub logic: String,
+    /// Places of the key columns in a row as read.
+    pub key: Vec<usize>,
+    /// Places of the other columns, in the order of the graph.
+    pub rest: Vec<usize>,
+}
+
+impl PlanSource {
+    /// A row as read, as key and row of the graph.
+    pub fn keyed(&self, row: &Row) -> Keyed {
+        let pick = |places: &[usize]| Row::new(places.iter().map(|at| row[*at].clone()));
+        (pick(&self.key), pick(&self.rest))
+    }
+
+    /// Key and row of the graph, as the row that was read.
+    pub fn unkeyed(&self, key: &Row, row: &Row) -> Row {
+        let mut cells = vec![Value::Null; self.key.len() + self.rest.len()];
+        let pairs = self.key.iter().zip(key.iter()).chain(self.rest.iter().zip(row.iter()));
+        pairs.for_each(|(at, value)| cells[*at] = value.clone());
+        Row::new(cells)
+    }
+}
+
+/// A node.
+pub struct PlanNode {
+    /// Its name.
+    pub name: String,
+    /// Its operator.
+    pub op: String,
+    /// What it reads, as written.
+    pub inputs: Vec<String>,
+    /// The model it names.
+    pub model: Option<String>,
+    /// Its columns.
+    pub schema: Schema,
+    /// The leaf of its output.
+    pub leaf: LeafId,
+    /// The first of its leaves.
+    pub first_leaf: LeafId,
+    /// Hash of operator, parameters, templates and model.
+    pub logic: String,
+}
+
+/// A sink.
+pub struct PlanSink {
+    /// Its name.
+    pub name: String,
+    /// The node it writes.
+    pub node: usize,
+    /// Its parameters.
+    pub kv: KvSink,
+}
+
+impl Plan {
+    /// The node of a name.
+    pub fn node(&self, name: &str) -> Option<&PlanNode> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The source of a name.
+    pub fn source(&self, name: &str) -> Option<&PlanSource> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// The node whose output a leaf is.
+    pub fn node_of_output(&self, leaf: LeafId) -> Option<&PlanNode> {
+        self.nodes.iter().find(|node| node.leaf == leaf)
+    }
+
+    /// The name that state and reports know a leaf by: the node's for its output, else
+    /// `node/role`.
+    pub fn leaf_name(&self, leaf: LeafId) -> String {
+        let Leaf { node, role, .. } = &self.leaves[leaf];
+        if role.is_empty() { node.clone() } else { format!("{node}/{role}") }
+    }
+
+    /// Every leaf that `leaf` depends on, itself not included, in order.
+    pub fn upstream(&self, leaf: LeafId) -> Vec<LeafId> {
+        let mut seen = vec![false; self.leaves.len()];
+        let mut stack = self.leaves[leaf].shape.reads();
+        while let Some(next) = stack.pop() {
+            if !std::mem::replace(&mut seen[next], true) {
+                stack.extend(self.leaves[next].shape.reads());
+            }
+        }
+        (0..self.leaves.len()).filter(|at| seen[*at]).collect()
+    }
+
+    /// The fits, in order.
+    pub fn fits(&self) -> impl Iterator<Item = LeafId> + '_ {
+        self.of_shape(|shape| matches!(shape, Shape::Fit { .. }))
+    }
+
+    /// The inferences, in order.
+    pub fn infers(&self) -> impl Iterator<Item = LeafId> + '_ {
+        self.of_shape(|shape| matches!(shape, Shape::Infer { .. }))
+    }
+
+    /// The folds, in order.
+    pub fn folds(&self) -> impl Iterator<Item = LeafId> + '_ {
+        self.of_shape(|shape| matches!(shape, Shape::Fold { .. }))
+    }
+
+    fn of_shape(&self, is: impl Fn(&Shape) -> bool) -> impl Iterator<Item = LeafId> + '_ {
+        (0..self.leaves.len()).filter(move |at| is(&self.leaves[*at].shape))
+    }
+
+    /// What decides an inference's answer beside request and artifact.
+    pub fn infer_logic(&self, leaf: LeafId) -> String {
+        match &self.leaves[leaf].shape {
+            Shape::Infer { kernel, .. } => kernel.logic(),
+            _ => String::new(),
+        }
+    }
+}
