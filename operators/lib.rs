@@ -4,5 +4,6 @@
 //! that runs (incrementally, memoised, sharded) is the engine's affair. So nothing here knows
 //! timely, differential or a database.
 
+pub mod lm;
 pub mod row;
 pub mod schema;
