@@ -15,8 +15,7 @@ pub mod hash_group;
 pub mod label_model;
 mod label_policy;
 pub mod llm_sampler;
-#[expect(missing_docs)]
-pub mod lm {
+pub mod lm;
     pub fn chat_safe(t: &str, n: usize) -> String {
         t.chars().filter(|c| !c.is_control()).take(n).collect()
     }

@@ -1,0 +1,60 @@
+//! What can go wrong with a language model.
+//!
+//! Decision: one error type for the whole module, its variants split by who can mend them: the
+//! file, the model's architecture, the labels or the prompt. Everything else is an assertion.
+
+use std::path::PathBuf;
+
+/// An expected failure of the embedded language model.
+#[derive(Debug, thiserror::Error)]
+pub enum LmError {
+    /// The model file cannot be opened or read.
+    #[error("cannot read the model file {path}: {reason}")]
+    File {
+        /// The file asked for.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// The file is a valid GGUF, but not of a model this engine can run.
+    #[error("{what} is not supported; the embedded model runs llama GGUF files with a gpt2 tokenizer")]
+    Unsupported {
+        /// The feature, with its value.
+        what: String,
+    },
+    /// A metadata key or a tensor is absent or has the wrong type or shape.
+    #[error("the model file is malformed: {0}")]
+    Malformed(String),
+    /// The tokenizer refused a text.
+    #[error("cannot tokenise {text:?}: {reason}")]
+    Tokenise {
+        /// The text, shortened.
+        text: String,
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// A trie of no labels was asked for.
+    #[error("at least one label is needed")]
+    NoLabels,
+    /// A label that cannot stand in a trie.
+    #[error("label {label:?}: {reason}")]
+    Label {
+        /// The offending label.
+        label: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A prompt without tokens: there is nothing to condition on.
+    #[error("prompt {0} is empty")]
+    EmptyPrompt(usize),
+    /// A prompt and its longest label do not fit the context the model was trained for.
+    #[error("prompt {prompt} needs {needed} positions, the model has {available}")]
+    TooLong {
+        /// Index of the prompt.
+        prompt: usize,
+        /// Positions of the prompt and the deepest label.
+        needed: usize,
+        /// The model's context length.
+        available: usize,
+    },
+}

@@ -1,0 +1,109 @@
+//! The reference vectors of another implementation, met with the real model.
+//!
+//! Decision: one model is loaded for all tests of this file, since loading costs more than running
+//! them; each test names the largest deviation it found when it fails.
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::closed_set::{price, score_labels};
+use super::llama::{LanguageModel, Sequence};
+use super::testing::model_path;
+use super::tokenizer::LmTokenizer;
+use super::trie::LabelTrie;
+
+static MODEL: LazyLock<LanguageModel> = LazyLock::new(|| LanguageModel::open(&model_path()).unwrap());
+
+fn fixture(name: &str) -> Value {
+    let path = format!("{}/../tests/fixtures/lm/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap()
+}
+
+#[test]
+fn token_ids_are_those_of_the_reference() {
+    let tokenizer = LmTokenizer::open(&model_path()).unwrap();
+    let fixture = fixture("tokens_dev.json");
+    assert_eq!(u64::from(tokenizer.end_token()), fixture["end_token"].as_u64().unwrap());
+    assert_eq!(list(&fixture["cases"]).len(), 30);
+    for case in list(&fixture["cases"]) {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(tokenizer.encode(text, false).unwrap(), ids(&case["ids_no_special"]), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids(&case["ids"])).unwrap(), text);
+    }
+}
+
+#[test]
+fn label_log_probabilities_are_those_of_the_reference() {
+    let fixture = fixture("prompts_dev.json");
+    let labels: Vec<String> =
+        list(&fixture["label_order"]).iter().map(|l| l.as_str().unwrap().to_owned()).collect();
+    let trie = LabelTrie::new(MODEL.tokenizer(), &labels).unwrap();
+    assert_eq!((trie.labels(), trie.nodes()), (18, 40));
+    let text = |prompt: &Value| prompt["text"].as_str().unwrap().to_owned();
+    let prompts: Vec<String> = list(&fixture["prompts"]).iter().map(text).collect();
+    let scores = score_labels(&MODEL, &trie, &prompts, &mut |_| ()).unwrap();
+    assert_eq!(scores.cost, price(MODEL.tokenizer(), &prompts).unwrap());
+    let mut worst = 0f64;
+    for (prompt, found) in list(&fixture["prompts"]).iter().zip(&scores.logprobs) {
+        for (label, found) in list(&prompt["labels"]).iter().zip(found) {
+            worst = worst.max((label["logprob_f64"].as_f64().unwrap() - *found as f64).abs());
+        }
+    }
+    println!("largest deviation of a label log-probability: {worst:.1e}");
+    assert!(worst < 2e-4, "largest deviation {worst}");
+
+    let alone = score_labels(&MODEL, &trie, &prompts[5..6], &mut |_| ()).unwrap();
+    assert_eq!(alone.logprobs[0], scores.logprobs[5]);
+}
+
+#[test]
+fn logits_are_those_of_the_reference() {
+    for prompt in list(&fixture("prompts_dev.json")["prompts"]).iter().take(3) {
+        let tokens = MODEL.tokenizer().encode(prompt["text"].as_str().unwrap(), true).unwrap();
+        assert_eq!(tokens, ids(&prompt["ids"]));
+        let logits = last_logits(Sequence { prefix: None, tokens: &tokens, tree: &[] });
+        for top in list(&prompt["top10"]) {
+            let found = logits[top["id"].as_u64().unwrap() as usize] as f64;
+            assert!((found - top["logit"].as_f64().unwrap()).abs() < 5e-4, "{found} {top}");
+        }
+        let total = logits.iter().map(|l| (*l as f64).exp()).sum::<f64>().ln();
+        assert!((total - prompt["logsumexp"].as_f64().unwrap()).abs() < 5e-4);
+    }
+}
+
+#[test]
+fn greedy_continuations_are_those_of_the_reference() {
+    for case in list(&fixture("greedy.json")["cases"]) {
+        let prompt = MODEL.tokenizer().encode(case["prompt"].as_str().unwrap(), true).unwrap();
+        assert_eq!(prompt, ids(&case["prompt_ids"]));
+        let expected = ids(&case["ids"]);
+        let mut prefix = None;
+        let mut tokens = prompt;
+        let mut found = Vec::new();
+        while found.len() < expected.len() {
+            let logits = last_logits(Sequence { prefix: prefix.as_deref(), tokens: &tokens, tree: &[] });
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+            found.push(best);
+            prefix = Some(std::sync::Arc::new(MODEL.network().extend(prefix, &tokens)));
+            tokens = vec![best];
+        }
+        assert_eq!(found, expected);
+    }
+}
+
+/// Logits after the last token of a sequence.
+fn last_logits(sequence: Sequence) -> Vec<f32> {
+    let hidden = MODEL.network().hidden(&[sequence]);
+    let width = MODEL.network().sizes().hidden;
+    MODEL.network().head().logits(&hidden[hidden.len() - width..])
+}

@@ -1,0 +1,133 @@
+//! The output weights: log-probabilities of chosen tokens at chosen rows.
+//!
+//! Decision: the normaliser needs the whole vocabulary, the answer a few tokens of it. So logits
+//! are made in chunks of the vocabulary small enough to stay in the cache, folded into a running
+//! log-sum-exp, and the wanted ones copied out as they pass: they are never all in memory.
+
+use super::math::{LogSumExp, rms_norm};
+use super::matmul::{Matrix, PANEL, Tiles};
+
+/// Vocabulary entries of one chunk.
+const CHUNK: usize = 32 * PANEL;
+
+/// A question: the log-probability of `token` after `row`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) row: usize,
+    pub(crate) token: u32,
+}
+
+/// The last norm and the output weights.
+pub(crate) struct Head {
+    weights: Matrix,
+    norm: Vec<f32>,
+    epsilon: f32,
+}
+
+impl Head {
+    /// From weights `[token][hidden]` and the gain of the last norm.
+    pub(crate) fn new(weights: Matrix, norm: Vec<f32>, epsilon: f32) -> Self {
+        Self { weights, norm, epsilon }
+    }
+
+    /// The output weights.
+    pub(crate) fn weights(&self) -> &Matrix {
+        &self.weights
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.weights.bytes() + size_of_val(&self.norm[..])
+    }
+
+    /// Log-probability of each edge; `hidden` is `[row][hidden]`, edges are in the order of rows.
+    pub(crate) fn log_probs(&self, hidden: &[f32], edges: &[Edge]) -> Vec<f64> {
+        assert!(edges.is_sorted_by_key(|edge| edge.row));
+        let mut rows: Vec<usize> = edges.iter().map(|edge| edge.row).collect();
+        rows.dedup();
+        let tiles = self.normalised(hidden, &rows);
+
+        // The edges in order of tokens, each with its place among the rows that are read.
+        let mut wanted: Vec<(usize, usize, usize)> = Vec::with_capacity(edges.len());
+        let mut place = 0;
+        for (i, edge) in edges.iter().enumerate() {
+            place += usize::from(rows[place] != edge.row);
+            wanted.push((edge.token as usize, place, i));
+        }
+        wanted.sort_unstable();
+
+        let mut totals = vec![LogSumExp::EMPTY; rows.len()];
+        let mut logits = vec![0f64; edges.len()];
+        let mut next = wanted.iter().peekable();
+        self.chunks(&tiles, |start, width, chunk| {
+            for (total, chunk) in totals.iter_mut().zip(chunk.chunks_exact(CHUNK)) {
+                total.push(&chunk[..width]);
+            }
+            while let Some((token, place, i)) = next.next_if(|(token, ..)| *token < start + width) {
+                logits[*i] = chunk[place * CHUNK + token - start] as f64;
+            }
+        });
+        for (token, place, i) in wanted {
+            assert!(token < self.weights.outputs(), "token {token} is in the vocabulary");
+            logits[i] -= totals[place].value();
+        }
+        logits
+    }
+
+    /// The whole row of logits of one hidden state.
+    #[cfg(test)]
+    pub(crate) fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        let tiles = self.normalised(hidden, &[0]);
+        let mut all = Vec::new();
+        self.chunks(&tiles, |_, width, chunk| all.extend_from_slice(&chunk[..width]));
+        all
+    }
+
+    fn normalised(&self, hidden: &[f32], rows: &[usize]) -> Tiles {
+        let size = self.norm.len();
+        let mut normed = vec![0.0; rows.len() * size];
+        for (row, normed) in rows.iter().zip(normed.chunks_exact_mut(size)) {
+            rms_norm(&hidden[row * size..][..size], &self.norm, self.epsilon, normed);
+        }
+        let mut tiles = Tiles::default();
+        tiles.pack(rows.len(), size, |r| &normed[r * size..]);
+        tiles
+    }
+
+    /// Calls `each(first_token, width, logits)` with `logits` as `[row][CHUNK]`.
+    fn chunks(&self, x: &Tiles, mut each: impl FnMut(usize, usize, &[f32])) {
+        let mut logits = vec![0.0; x.rows() * CHUNK];
+        let mut panel = Vec::new();
+        for start in (0..self.weights.outputs()).step_by(CHUNK) {
+            let end = self.weights.outputs().min(start + CHUNK);
+            self.weights.product(x, start, end, &mut panel, |first, c| {
+                for (row, c) in logits.chunks_exact_mut(CHUNK).zip(c.chunks_exact(PANEL)) {
+                    row[first - start..][..PANEL].copy_from_slice(c);
+                }
+            });
+            each(start, end - start, &logits);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lm::testing::noise;
+
+    #[test]
+    fn agrees_with_all_logits() {
+        let (vocab, size) = (CHUNK * 2 + 37, 24);
+        let table = noise(21, vocab * size);
+        let head = Head::new(Matrix::pack(&[&table], size), noise(22, size), 1e-5);
+        let hidden = noise(23, 40 * size);
+        let edges: Vec<Edge> = [(0, 3), (0, CHUNK), (2, vocab - 1), (39, 2 * CHUNK - 1), (39, 0)]
+            .map(|(row, token)| Edge { row, token: token as u32 })
+            .to_vec();
+        for (edge, found) in edges.iter().zip(head.log_probs(&hidden, &edges)) {
+            let logits = head.logits(&hidden[edge.row * size..][..size]);
+            let total = logits.iter().map(|l| (*l as f64).exp()).sum::<f64>().ln();
+            assert!((found - (logits[edge.token as usize] as f64 - total)).abs() < 1e-6);
+        }
+    }
+}

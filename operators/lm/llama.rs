@@ -1,0 +1,377 @@
+//! The llama network for inference: many short sequences, shared prefixes, trees of tokens.
+//!
+//! Decision: a forward pass runs on one thread, and threads take different passes. Prompts come by
+//! the hundred, so all cores are busy without a barrier, and no result can depend on their number.
+//! The rows of several sequences go through each weight matrix together; attention alone knows
+//! which row belongs where.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::attention::{Heads, KeyValues, Scratch, Sight, attend};
+use super::error::LmError;
+use super::gguf::{Gguf, unpermute};
+use super::head::Head;
+use super::math::{gate, rms_norm, rotate};
+use super::matmul::{Matrix, Tiles};
+use super::tokenizer::LmTokenizer;
+
+/// A loaded model with its tokenizer. Cheap to clone, shared between threads.
+#[derive(Clone)]
+pub struct LanguageModel {
+    tokenizer: LmTokenizer,
+    network: Arc<Llama>,
+}
+
+impl LanguageModel {
+    /// Loads a GGUF file, its weights dequantised to f32.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds a model other than a plain llama.
+    pub fn open(path: &Path) -> Result<Self, LmError> {
+        let mut file = Gguf::open(path)?;
+        let tokenizer = LmTokenizer::read(&file)?;
+        let sizes = Sizes::read(&file)?;
+        let network = Llama::load(sizes, &mut |name, shape| match file.tensor(name, shape) {
+            Ok(w) if name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight") => {
+                Ok(unpermute(&w, sizes.heads.size, shape[1]))
+            }
+            other => other,
+        })?;
+        Ok(Self { tokenizer, network: Arc::new(network) })
+    }
+
+    /// The tokenizer the model was trained with.
+    pub fn tokenizer(&self) -> &LmTokenizer {
+        &self.tokenizer
+    }
+
+    /// Bytes the weights take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.network.bytes()
+    }
+
+    pub(crate) fn network(&self) -> &Llama {
+        &self.network
+    }
+}
+
+/// The sizes and constants of a network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) layers: usize,
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
+    pub(crate) vocab: usize,
+    pub(crate) context: usize,
+    pub(crate) heads: Heads,
+    pub(crate) rope_base: f32,
+    pub(crate) epsilon: f32,
+    /// Whether the output weights are the embedding table.
+    pub(crate) tied: bool,
+}
+
+impl Sizes {
+    fn read(file: &Gguf) -> Result<Self, LmError> {
+        let unsupported = |what: String| Err(LmError::Unsupported { what });
+        let architecture = file.string("general.architecture")?;
+        if architecture != "llama" {
+            return unsupported(format!("architecture {architecture:?}"));
+        }
+        let integer = |key: &str| file.integer(&format!("llama.{key}"));
+        let hidden = integer("embedding_length")?;
+        let queries = integer("attention.head_count")?;
+        let keys = integer("attention.head_count_kv")?;
+        if queries == 0 || keys == 0 || hidden % (2 * queries) != 0 || queries % keys != 0 {
+            return Err(LmError::Malformed(format!("{queries} heads, {keys} key heads, width {hidden}")));
+        }
+        let size = hidden / queries;
+        for key in ["rope.dimension_count", "attention.key_length", "attention.value_length"] {
+            if file.find(&format!("llama.{key}")).is_some() && integer(key)? != size {
+                return unsupported(format!("{key} {} with heads of {size}", integer(key)?));
+            }
+        }
+        for key in ["llama.rope.scaling.type", "llama.rope.scale_linear", "llama.expert_count"] {
+            if file.find(key).is_some() {
+                return unsupported(format!("metadata key {key:?}"));
+            }
+        }
+        if file.has_tensor("rope_freqs.weight") {
+            return unsupported("scaled rotary embedding (rope_freqs.weight)".to_owned());
+        }
+        Ok(Self {
+            layers: integer("block_count")?,
+            hidden,
+            inner: integer("feed_forward_length")?,
+            vocab: file.strings("tokenizer.ggml.tokens")?.len(),
+            context: integer("context_length")?,
+            heads: Heads { queries, keys, size },
+            rope_base: file.float("llama.rope.freq_base")?,
+            epsilon: file.float("llama.attention.layer_norm_rms_epsilon")?,
+            tied: !file.has_tensor("output.weight"),
+        })
+    }
+}
+
+/// Gives a tensor by its GGUF name after checking its shape; query and key rows in rotation order.
+pub(crate) type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, LmError> + 'a;
+
+struct Layer {
+    attention_norm: Vec<f32>,
+    /// `[query | key | value]` over the same input.
+    projection: Matrix,
+    output: Matrix,
+    inner_norm: Vec<f32>,
+    /// `[gate | up]` over the same input.
+    gate_up: Matrix,
+    down: Matrix,
+}
+
+impl Layer {
+    fn load(sizes: &Sizes, layer: usize, source: &mut Source) -> Result<Self, LmError> {
+        let (hidden, inner) = (sizes.hidden, sizes.inner);
+        let (q, kv) = (sizes.heads.query_width(), sizes.heads.key_width());
+        let mut get = |name: &str, shape: &[usize]| source(&format!("blk.{layer}.{name}.weight"), shape);
+        let (wq, wk, wv) =
+            (get("attn_q", &[q, hidden])?, get("attn_k", &[kv, hidden])?, get("attn_v", &[kv, hidden])?);
+        let (gate, up) = (get("ffn_gate", &[inner, hidden])?, get("ffn_up", &[inner, hidden])?);
+        Ok(Self {
+            attention_norm: get("attn_norm", &[hidden])?,
+            projection: Matrix::pack(&[&wq, &wk, &wv], hidden),
+            output: Matrix::pack(&[&get("attn_output", &[hidden, q])?], q),
+            inner_norm: get("ffn_norm", &[hidden])?,
+            gate_up: Matrix::pack(&[&gate, &up], hidden),
+            down: Matrix::pack(&[&get("ffn_down", &[hidden, inner])?], inner),
+        })
+    }
+}
+
+/// One token of a tree that grows from the last token of a prompt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Branch {
+    /// The token.
+    pub(crate) token: u32,
+    /// Its parent, an earlier branch; `None` is the last token of the prompt.
+    pub(crate) parent: Option<usize>,
+}
+
+/// One prompt of a forward pass; its rows are its tokens, then the branches of its tree.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequence<'a> {
+    /// Keys and values of the tokens before `tokens`.
+    pub(crate) prefix: Option<&'a Prefix>,
+    /// The tokens to compute.
+    pub(crate) tokens: &'a [u32],
+    /// The tree on top of them.
+    pub(crate) tree: &'a [Branch],
+}
+
+impl Sequence<'_> {
+    /// Rows in a forward pass.
+    pub(crate) fn rows(&self) -> usize {
+        self.tokens.len() + self.tree.len()
+    }
+}
+
+/// Keys and values of the beginning of some prompts, as a chain of pieces.
+pub(crate) struct Prefix {
+    parent: Option<Arc<Prefix>>,
+    end: usize,
+    layers: Vec<KeyValues>,
+}
+
+impl Prefix {
+    /// Bytes of this piece.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(KeyValues::bytes).sum()
+    }
+
+    fn path(&self, layer: usize) -> Vec<&KeyValues> {
+        let mut path = self.parent.as_ref().map(|parent| parent.path(layer)).unwrap_or_default();
+        path.push(&self.layers[layer]);
+        path
+    }
+}
+
+/// Positions and sight of the rows of a batch.
+struct Layout {
+    tokens: Vec<u32>,
+    positions: Vec<usize>,
+    sights: Vec<Sight>,
+}
+
+impl Layout {
+    fn new(sequences: &[Sequence]) -> Self {
+        let mut layout = Self { tokens: Vec::new(), positions: Vec::new(), sights: Vec::new() };
+        for sequence in sequences {
+            let start = sequence.prefix.map_or(0, |prefix| prefix.end);
+            for (i, token) in sequence.tokens.iter().enumerate() {
+                let prompt = start + i + 1;
+                layout.push(*token, start + i, Sight { prompt, ancestors: Vec::new() });
+            }
+            let (first, prompt) = (layout.tokens.len(), start + sequence.tokens.len());
+            for branch in sequence.tree {
+                let row = layout.tokens.len();
+                let mut ancestors =
+                    branch.parent.map_or(Vec::new(), |p| layout.sights[first + p].ancestors.clone());
+                let position = prompt + ancestors.len();
+                ancestors.push(row);
+                layout.push(branch.token, position, Sight { prompt, ancestors });
+            }
+        }
+        layout
+    }
+
+    fn push(&mut self, token: u32, position: usize, sight: Sight) {
+        self.tokens.push(token);
+        self.positions.push(position);
+        self.sights.push(sight);
+    }
+}
+
+/// The weights of a llama network.
+pub(crate) struct Llama {
+    sizes: Sizes,
+    /// The embedding table, where it is not the output weights.
+    embedding: Option<Matrix>,
+    layers: Vec<Layer>,
+    head: Head,
+    /// Angle per position of each rotated pair.
+    frequencies: Vec<f64>,
+}
+
+impl Llama {
+    /// Takes all weights from `source`.
+    pub(crate) fn load(sizes: Sizes, source: &mut Source) -> Result<Self, LmError> {
+        let table = source("token_embd.weight", &[sizes.vocab, sizes.hidden])?;
+        let table = Matrix::pack(&[&table], sizes.hidden);
+        let (embedding, output) = match sizes.tied {
+            true => (None, table),
+            false => {
+                let output = source("output.weight", &[sizes.vocab, sizes.hidden])?;
+                (Some(table), Matrix::pack(&[&output], sizes.hidden))
+            }
+        };
+        let size = sizes.heads.size;
+        let frequency = |i: usize| (sizes.rope_base as f64).powf(-2.0 * i as f64 / size as f64);
+        Ok(Self {
+            sizes,
+            embedding,
+            layers: (0..sizes.layers).map(|i| Layer::load(&sizes, i, source)).collect::<Result<_, _>>()?,
+            head: Head::new(output, source("output_norm.weight", &[sizes.hidden])?, sizes.epsilon),
+            frequencies: (0..size / 2).map(frequency).collect(),
+        })
+    }
+
+    /// The sizes of the network.
+    pub(crate) fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// The output weights.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Bytes of all weights.
+    pub(crate) fn bytes(&self) -> usize {
+        let layer = |l: &Layer| {
+            let matrices = [&l.projection, &l.output, &l.gate_up, &l.down];
+            matrices.iter().map(|m| m.bytes()).sum::<usize>()
+                + size_of_val(&l.attention_norm[..])
+                + size_of_val(&l.inner_norm[..])
+        };
+        self.layers.iter().map(layer).sum::<usize>()
+            + self.embedding.as_ref().map_or(0, Matrix::bytes)
+            + self.head.bytes()
+    }
+
+    /// Computes the keys and values of `tokens` after `parent`.
+    pub(crate) fn extend(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> Prefix {
+        let mut layers = Vec::with_capacity(self.sizes.layers);
+        let sequence = Sequence { prefix: parent.as_deref(), tokens, tree: &[] };
+        self.forward(&[sequence], &mut |keys_values| layers.push(std::mem::take(keys_values)));
+        let end = parent.as_ref().map_or(0, |p| p.end) + tokens.len();
+        Prefix { parent, end, layers }
+    }
+
+    /// Hidden states before the last norm, `[row][hidden]`, the rows of the sequences in order.
+    pub(crate) fn hidden(&self, sequences: &[Sequence]) -> Vec<f32> {
+        self.forward(sequences, &mut |_| ())
+    }
+
+    /// `seen` gets the keys and values of the tokens of each sequence, layer by layer.
+    fn forward(&self, sequences: &[Sequence], seen: &mut dyn FnMut(&mut KeyValues)) -> Vec<f32> {
+        let Sizes { hidden, inner, heads, epsilon, .. } = self.sizes;
+        let layout = Layout::new(sequences);
+        let rows = layout.tokens.len();
+        let rotation = self.rotation(&layout.positions);
+        let mut x = self.embed(&layout.tokens);
+        let mut normed = vec![0.0; rows * hidden];
+        let mut projected = vec![0.0; rows * heads.row_width()];
+        let mut mixed = vec![0.0; rows * heads.query_width()];
+        let mut wide = vec![0.0; rows * 2 * inner];
+        let (mut tiles, mut panel, mut scratch) = (Tiles::default(), Vec::new(), Scratch::default());
+        let mut own = KeyValues::default();
+        for (index, layer) in self.layers.iter().enumerate() {
+            rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
+            tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
+            layer.projection.apply(&tiles, &mut panel, &mut projected, false);
+            self.rotate(&rotation, &mut projected);
+            let mut first = 0;
+            for sequence in sequences {
+                own.pack(heads, &projected, first, sequence.tokens.len());
+                let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(index));
+                path.push(&own);
+                let sights = &layout.sights[first..first + sequence.rows()];
+                attend(heads, &projected, first, sights, &path, &mut scratch, &mut mixed);
+                seen(&mut own);
+                first += sequence.rows();
+            }
+            tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
+            layer.output.apply(&tiles, &mut panel, &mut x, true);
+
+            rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
+            tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
+            layer.gate_up.apply(&tiles, &mut panel, &mut wide, false);
+            gate(&mut wide, inner);
+            tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
+            layer.down.apply(&tiles, &mut panel, &mut x, true);
+        }
+        x
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
+        let table = self.embedding.as_ref().unwrap_or(self.head.weights());
+        let mut x = vec![0.0; tokens.len() * self.sizes.hidden];
+        for (token, x) in tokens.iter().zip(x.chunks_exact_mut(self.sizes.hidden)) {
+            table.read_output(*token as usize, x);
+        }
+        x
+    }
+
+    /// `[cos | sin]` of each row.
+    fn rotation(&self, positions: &[usize]) -> Vec<f32> {
+        let mut rotation = Vec::with_capacity(positions.len() * self.sizes.heads.size);
+        for position in positions {
+            let angles = self.frequencies.iter().map(|frequency| *position as f64 * frequency);
+            rotation.extend(angles.clone().map(|angle| angle.cos() as f32));
+            rotation.extend(angles.map(|angle| angle.sin() as f32));
+        }
+        rotation
+    }
+
+    /// Rotates queries and keys in place, and scales the queries by `1/√size`.
+    fn rotate(&self, rotation: &[f32], projected: &mut [f32]) {
+        let heads = self.sizes.heads;
+        let scale = 1.0 / (heads.size as f32).sqrt();
+        for (row, rotation) in
+            projected.chunks_exact_mut(heads.row_width()).zip(rotation.chunks_exact(heads.size))
+        {
+            let (cos, sin) = rotation.split_at(heads.size / 2);
+            let (queries, keys) = row.split_at_mut(heads.query_width());
+            rotate(queries, cos, sin, scale);
+            rotate(&mut keys[..heads.key_width()], cos, sin, 1.0);
+        }
+    }
+}

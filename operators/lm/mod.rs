@@ -1,0 +1,28 @@
+//! The embedded language model and closed-set decoding with it.
+//!
+//! Decision: the labels a pipeline asks about are known beforehand, so the model is never sampled
+//! token by token. One forward pass over a prompt and the trie of all labels gives the exact
+//! log-probability of every label; candidates, losses and divergences are arithmetic on those.
+
+mod attention;
+mod closed_set;
+mod error;
+#[cfg(test)]
+mod fixtures_tests;
+mod gguf;
+mod head;
+mod llama;
+mod math;
+mod matmul;
+mod prefix;
+mod simd;
+#[doc(hidden)]
+pub mod testing;
+mod tokenizer;
+mod trie;
+
+pub use closed_set::{Cost, Scores, chat_safe, price, score_labels};
+pub use error::LmError;
+pub use llama::LanguageModel;
+pub use tokenizer::LmTokenizer;
+pub use trie::LabelTrie;
