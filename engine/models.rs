@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use coea_operators::{
     label_model::LabelModel,
-    lm::{self, LabelTrie, LanguageModel, LmTokenizer},
+    lm::{self, LabelTrie, LanguageModel, LmError, LmTokenizer},
     shape::{Cost, KernelError},
 };
 
@@ -74,12 +74,26 @@ impl LabelModel for Embedded {
         &self,
         labels: &[String],
         prompts: &[String],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
-        let scores = lm::score_labels(model, &trie, prompts, progress).map_err(|e| e.to_string())?;
-        Ok((scores.logprobs.into_iter().map(Ok).collect(), scores.cost))
+        let mut answers: Vec<Result<Vec<f32>, KernelError>> = vec![Ok(Vec::new()); prompts.len()];
+        let mut left: Vec<usize> = (0..prompts.len()).collect();
+        // A prompt that cannot be asked is an error of its own; the others are asked without it.
+        loop {
+            let asked: Vec<String> = left.iter().map(|at| prompts[*at].clone()).collect();
+            match lm::score_labels(model, &trie, &asked, progress) {
+                Ok(scores) => {
+                    left.iter().zip(scores.logprobs).for_each(|(at, answer)| answers[*at] = Ok(answer));
+                    return Ok((answers, scores.cost));
+                }
+                Err(error @ (LmError::TooLong { prompt, .. } | LmError::EmptyPrompt(prompt))) => {
+                    answers[left.remove(prompt)] = Err(error.to_string());
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, KernelError> {

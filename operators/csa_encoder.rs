@@ -275,7 +275,7 @@ impl InferKernel for Encode {
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<Answers, KernelError> {
         let encoder = artifact.and_then(|a| a.downcast_ref::<FittedEncoder>()).ok_or("no fitted encoder")?;
         let mut rows = Vec::with_capacity(requests.len());

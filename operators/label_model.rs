@@ -22,7 +22,7 @@ pub trait LabelModel: Send + Sync {
         &self,
         labels: &[String],
         prompts: &[String],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError>;
 
     /// What [`LabelModel::score`] would cost, without loading the weights.

@@ -94,7 +94,7 @@ impl InferKernel for ScoreLabels {
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<Answers, KernelError> {
         let table = artifact.and_then(|a| a.downcast_ref::<CategoryTable>()).ok_or("no label set")?;
         let (scores, cost) = self.0.score(&table.names(), &Self::prompts(requests), progress)?;

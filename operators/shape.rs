@@ -93,7 +93,7 @@ pub trait InferKernel: Send + Sync {
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<Answers, KernelError>;
 
     /// What [`InferKernel::run`] would cost for these requests.

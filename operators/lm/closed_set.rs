@@ -17,18 +17,10 @@ use super::llama::{LanguageModel, Llama, Sequence};
 use super::prefix::{Plan, Tail};
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
+use crate::shape::Cost;
 
 /// Rows from which a pass is full: more would not speed up the kernel.
 const FULL: usize = 192;
-
-/// Prompt tokens of some work. Label tokens are not counted: they are the same for every prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Tokens that went through the network.
-    pub prompt_tokens: u64,
-    /// Tokens whose keys and values were read from a beginning shared with another prompt.
-    pub reused_prompt_tokens: u64,
-}
 
 /// What [`score_labels`] found.
 #[derive(Clone, Debug, PartialEq)]

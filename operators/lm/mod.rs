@@ -21,7 +21,7 @@ pub mod testing;
 mod tokenizer;
 mod trie;
 
-pub use closed_set::{Cost, Scores, chat_safe, price, score_labels};
+pub use closed_set::{Scores, chat_safe, price, score_labels};
 pub use error::LmError;
 pub use llama::LanguageModel;
 pub use tokenizer::LmTokenizer;

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::closed_set::Cost;
+use crate::shape::Cost;
 use super::llama::{Llama, Prefix};
 
 /// Shared tokens worth a forward pass of their own.
