@@ -1,1 +1,3 @@
 //! coea-engine: an embedded dataflow engine for exploratory recommendation.
+
+pub mod fetch;
