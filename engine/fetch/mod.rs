@@ -19,6 +19,8 @@ use std::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::nearest;
+
 mod cache;
 mod registry;
 mod transport;
@@ -351,12 +353,7 @@ fn folder_digest(cache: &Cache, folder: &Path) -> Result<String, FetchError> {
 }
 
 fn unknown(kind: &'static str, name: &str, assets: &[Asset]) -> FetchError {
-    let nearest = assets
-        .iter()
-        .map(|asset| (strsim::jaro_winkler(asset.name, name), asset.name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, near)| near.to_string());
+    let nearest = nearest::nearest(name, assets.iter().map(|asset| asset.name)).map(str::to_string);
     FetchError::Unknown { kind, name: name.to_string(), nearest }
 }
 
