@@ -314,18 +314,7 @@ impl std::error::Error for Diagnostics {}
 /// assert_eq!(did_you_mean("colour", ["dim", "min_clicks"]), None);
 /// ```
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let length = name.chars().count();
-    // A name of thousands of characters is no typing slip, and the distance is quadratic.
-    if length > 100 {
-        return None;
-    }
-    candidates
-        .into_iter()
-        .filter(|candidate| candidate.len() <= 400)
-        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
-        .filter(|&(distance, candidate)| distance <= length.max(candidate.chars().count()).div_ceil(3))
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, candidate)| candidate.to_owned())
+    crate::nearest::nearest(name, candidates).map(str::to_owned)
 }
 
 /// Text without characters that would steer the terminal.

@@ -1,4 +1,13 @@
 //! coea-engine: an embedded dataflow engine for exploratory recommendation.
 
+pub mod connectors;
 pub mod diagnostic;
+pub mod fetch;
+pub mod lower;
+pub mod models;
+mod nearest;
+pub mod plan;
+pub mod registry;
+pub mod sinks;
 pub mod spec;
+pub mod state;

@@ -196,6 +196,7 @@ impl Operator for CategoryMap {
             let items = clicked_items(snapshots, column, event_item);
             Ok(CategoryTable::fit(mapping, min_clicks, &items))
         });
+        let table = graph.cheap(table);
         graph.publish_labels(table);
         graph.map_with("", inputs.inputs[0].leaf, table, move |table, key, row, out| {
             let labels = table.labels_of(mapping, &listed(row, column));

@@ -211,6 +211,8 @@ pub enum Shape {
         load: LoadKernel,
         /// What decides the result beside the inputs: parameters and model digests.
         logic: String,
+        /// Whether `plan` may run it.
+        cheap: bool,
     },
 }
 
@@ -407,8 +409,17 @@ impl Graph {
             }),
             load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
             logic,
+            cheap: false,
         };
         Fitted { leaf: self.add(role, shape), kind: PhantomData }
+    }
+
+    /// Declares that a fit takes so little that `plan` may run it.
+    pub fn cheap<A>(&mut self, fitted: Fitted<A>) -> Fitted<A> {
+        if let Shape::Fit { cheap, .. } = &mut self.leaves[fitted.leaf].shape {
+            *cheap = true;
+        }
+        fitted
     }
 
     /// Declares that the current node's labels are those of `fitted`.
