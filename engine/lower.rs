@@ -139,7 +139,11 @@ impl Lowering<'_> {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             if name.is_empty() || name.len() > NAME_LENGTH || !name.chars().all(plain) {
                 let help = format!("use letters, digits, `_` and `-`, at most {NAME_LENGTH}");
-                self.error(&name.span, format!("`{}` is no name for a source or node", name.value), Some(help));
+                self.error(
+                    &name.span,
+                    format!("`{}` is no name for a source or node", name.value),
+                    Some(help),
+                );
             }
             if seen.insert(name, &name.span).is_some() {
                 let message = format!("`{}` is the name of a source and of a node", name.value);
@@ -165,9 +169,14 @@ impl Lowering<'_> {
             "dataset" => with.parse("dataset").map(SourceConnector::Dataset),
             "files" => with.parse("files").map(SourceConnector::Files),
             other => {
-                let near = did_you_mean(other, SourceConnector::NAMES).map(|near| format!("did you mean `{near}`?"));
+                let near =
+                    did_you_mean(other, SourceConnector::NAMES).map(|near| format!("did you mean `{near}`?"));
                 let known = || format!("there are `{}`", SourceConnector::NAMES.join("`, `"));
-                self.error(&connector.span, format!("unknown connector `{other}`"), near.or_else(|| Some(known())));
+                self.error(
+                    &connector.span,
+                    format!("unknown connector `{other}`"),
+                    near.or_else(|| Some(known())),
+                );
                 return None;
             }
         };
@@ -266,7 +275,11 @@ impl Lowering<'_> {
         let Some(first) = members.first() else { return };
         let span = self.spec.nodes[*first].name.span.clone();
         let help = "the only way back is a model: name it in `updates`, and it takes effect a cycle later";
-        self.error(&span, format!("these nodes read each other: {}", names.join(", ")), Some(help.to_string()));
+        self.error(
+            &span,
+            format!("these nodes read each other: {}", names.join(", ")),
+            Some(help.to_string()),
+        );
     }
 
     fn nodes(&mut self, models: &BTreeMap<String, Model>) -> Vec<PlanNode> {
@@ -362,7 +375,8 @@ impl Lowering<'_> {
 
     fn unknown(&mut self, what: &str, name: &Spanned<String>, known: Vec<&str>) {
         let near = did_you_mean(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-        let help = near.or_else(|| (!known.is_empty()).then(|| format!("there are `{}`", known.join("`, `"))));
+        let help =
+            near.or_else(|| (!known.is_empty()).then(|| format!("there are `{}`", known.join("`, `"))));
         self.error(&name.span, format!("unknown {what} `{}`", name.value), help);
     }
 
@@ -411,7 +425,8 @@ impl Lowering<'_> {
                 self.error(&connector.span, format!("unknown sink connector `{}`", connector.value), help);
                 continue;
             }
-            let Some(kv) = named.spec.with.parse::<KvSink>("kv").map_err(|p| self.problems.extend(p)).ok() else {
+            let Some(kv) = named.spec.with.parse::<KvSink>("kv").map_err(|p| self.problems.extend(p)).ok()
+            else {
                 continue;
             };
             let input = &named.spec.input;
@@ -453,7 +468,8 @@ fn arrange(
     let mut rest: Vec<usize> = table.time.iter().chain(&table.event_id).filter_map(place).collect();
     let others = (0..table.schema.len()).filter(|at| !key.contains(at) && !rest.contains(at));
     rest.extend(others.collect::<Vec<_>>());
-    let columns = |places: &[usize]| places.iter().map(|at| table.schema[*at].clone()).collect::<Vec<Column>>();
+    let columns =
+        |places: &[usize]| places.iter().map(|at| table.schema[*at].clone()).collect::<Vec<Column>>();
     let kind = match &connector {
         SourceConnector::Dataset(_) => "dataset",
         SourceConnector::Files(_) => "files",

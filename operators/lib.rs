@@ -16,10 +16,6 @@ pub mod label_model;
 mod label_policy;
 pub mod llm_sampler;
 pub mod lm;
-    pub fn chat_safe(t: &str, n: usize) -> String {
-        t.chars().filter(|c| !c.is_control()).take(n).collect()
-    }
-}
 pub mod nn;
 pub mod operator;
 pub mod prompt_builder;

@@ -208,9 +208,7 @@ pub async fn query(tables: Vec<(String, RecordBatch)>, sql: &str) -> Result<Vec<
     let session = session();
     for (name, batch) in tables {
         // The name as it is, not split at dots.
-        session
-            .register_batch(datafusion::common::TableReference::bare(name), batch)
-            .map_err(plan)?;
+        session.register_batch(datafusion::common::TableReference::bare(name), batch).map_err(plan)?;
     }
     let only_queries =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);

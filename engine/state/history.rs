@@ -189,11 +189,7 @@ impl History {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn for_each(
-        &self,
-        source: u16,
-        visit: &mut dyn FnMut(&Row, &[Counted]),
-    ) -> Result<(), StateError> {
+    pub fn for_each(&self, source: u16, visit: &mut dyn FnMut(&Row, &[Counted])) -> Result<(), StateError> {
         self.layered.scan(&source.to_be_bytes(), &mut |_, bytes| {
             let (key, events) = decode(bytes)?;
             visit(&key, &events);
@@ -266,7 +262,12 @@ mod tests {
 
     fn walked(history: &History, key: &Row) -> Vec<Counted> {
         let mut all = Vec::new();
-        history.walk(3, key, &mut |row, count| { all.push((row.clone(), count)); true }).unwrap();
+        history
+            .walk(3, key, &mut |row, count| {
+                all.push((row.clone(), count));
+                true
+            })
+            .unwrap();
         all.reverse();
         all
     }
@@ -305,7 +306,12 @@ mod tests {
         history.for_each(3, &mut |_, _| blocks += 1).unwrap();
         assert_eq!(blocks, 2000usize.div_ceil(BLOCK));
         let mut newest = None;
-        history.walk(3, &key, &mut |row, _| { newest = Some(row.clone()); false }).unwrap();
+        history
+            .walk(3, &key, &mut |row, _| {
+                newest = Some(row.clone());
+                false
+            })
+            .unwrap();
         assert_eq!(newest, Some(event(1999, 1)));
     }
 

@@ -90,7 +90,9 @@ impl Manifest {
     /// # Errors
     /// If it cannot be read, or has another format.
     pub fn load(meta: &Layered) -> Result<Self, StateError> {
-        let Some(bytes) = meta.get(KEY)? else { return Ok(Manifest { format: FORMAT, ..Manifest::default() }) };
+        let Some(bytes) = meta.get(KEY)? else {
+            return Ok(Manifest { format: FORMAT, ..Manifest::default() });
+        };
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| StateError::Corrupt(format!("manifest: {e}")))?;
         if manifest.format != FORMAT {

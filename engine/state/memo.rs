@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc};
 use coea_operators::row::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StateError, layered::Changes};
+use super::{StateError, Store, layered::Changes};
 
 /// A memo key: the content address of a request.
 pub type MemoKey = [u8; 32];

@@ -180,7 +180,12 @@ impl State {
             Err(std::fs::TryLockError::Error(error)) => return Err(at(&path)(error)),
         }
         let memo = memo::Memo::open(dir)?;
-        Ok(State { dir: dir.to_path_buf(), store: Some(Store::create(dir)?), memo, _lock: Some(Arc::new(file)) })
+        Ok(State {
+            dir: dir.to_path_buf(),
+            store: Some(Store::create(dir)?),
+            memo,
+            _lock: Some(Arc::new(file)),
+        })
     }
 
     /// Opens a state to read, without a lock; one that does not exist is empty.
