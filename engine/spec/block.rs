@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{
     de::{Fault, FaultKind, NodeDe, one_of},
     node::{Node, Step, Value},
+    secret::WANTED,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, did_you_mean};
 
@@ -104,25 +105,26 @@ impl Block {
                 let message = format!("unknown parameter `{}` of {owner}", inner(key));
                 Diagnostic::error(&self.file, span, message).help(help)
             }
-            FaultKind::Missing(key) => match node.get(key) {
-                Some(_) => return None,
-                None => error(format!("{owner} needs the parameter `{}`", inner(key))),
-            },
+            FaultKind::Missing(key) if excused(node, key) => return None,
+            FaultKind::Missing(key) => error(format!("{owner} needs the parameter `{}`", inner(key))),
             FaultKind::UnknownWord { word, known } => {
                 let near =
                     did_you_mean(word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
                 error(format!("{label} cannot be `{word}`")).help(near.unwrap_or_else(|| one_of(known)))
             }
+            // Not `found`: what stands there may be the secret itself.
+            FaultKind::Wants(wants) if wants == WANTED => error(format!("{label} wants {WANTED}")),
             FaultKind::Wants(wants) => {
                 let quote = matches!(node.value, Value::Int(_) | Value::Float(_) | Value::Bool(_))
                     && ["a string", "string"].contains(&wants.as_str());
-                error(format!("{label} wants {}, found {}", plainly(wants), node.found()))
+                let number = matches!(node.value, Value::Int(_));
+                error(format!("{label} wants {}, found {}", plainly(wants, number), node.found()))
                     .help(quote.then(|| "quote it to make it text".to_owned()))
             }
             FaultKind::Secret => error(format!("{label} cannot be a secret")),
             FaultKind::Length(_) | FaultKind::Custom(_) if has_poison(node) => return None,
             FaultKind::Length(wants) => {
-                error(format!("{label} wants {}, found another length", plainly(wants)))
+                error(format!("{label} wants {}, found another length", plainly(wants, false)))
             }
             FaultKind::Custom(message) => error(format!("{label}: {message}")),
             FaultKind::Ignored | FaultKind::Poison => return None,
@@ -147,9 +149,18 @@ fn dotted(path: &[Step]) -> String {
     })
 }
 
-/// serde's name of a type, for people.
-fn plainly(wants: &str) -> String {
+/// Whether a missing key is there, but wrong or mistyped, and so reported.
+fn excused(map: &Node, key: &str) -> bool {
+    map.entries().unwrap_or_default().iter().any(|entry| {
+        let written = entry.key.as_str();
+        entry.value.value == Value::Poison && (written == key || did_you_mean(written, [key]).is_some())
+    })
+}
+
+/// serde's name of a type, for people; with its range when a whole number was `found`.
+fn plainly(wants: &str, found: bool) -> String {
     match wants {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "u128" if !found => "a whole number".to_owned(),
         "u8" | "u16" | "u32" => {
             let bits: u32 = wants[1..].parse().unwrap_or(32);
             format!("a whole number from 0 to {}", (1u64 << bits) - 1)
