@@ -76,15 +76,15 @@ fn outline(spec: &Spec) -> String {
     let mut out = format!("version {} name {}\n", spec.version.value, spec.name.value);
     let with = |block: &Block| block.canonical_json().to_string();
     for param in &spec.params {
-        writeln!(out, "param {} {}", param.name.value, param.spec).unwrap();
+        out += &format!("param {} {}\n", param.name.value, param.spec);
     }
     for source in &spec.sources {
         let spec = &source.spec;
-        writeln!(out, "source {} {} {}", source.name.value, spec.connector.value, with(&spec.with)).unwrap();
+        out += &format!("source {} {} {}\n", source.name.value, spec.connector.value, with(&spec.with));
     }
     for model in &spec.models {
         let base = model.spec.base.as_ref().map(|base| base.as_str());
-        writeln!(out, "model {} {} {base:?}", model.name.value, model.spec.kind.value).unwrap();
+        out += &format!("model {} {} {base:?}\n", model.name.value, model.spec.kind.value);
     }
     for node in &spec.nodes {
         let spec = &node.spec;
@@ -95,12 +95,12 @@ fn outline(spec: &Spec) -> String {
         });
         let refit = spec.refit.as_ref().map(|refit| format!(" refit {:?}", refit.when)).unwrap_or_default();
         let (name, op) = (&node.name.value, &spec.op.value);
-        writeln!(out, "node {name} {op} {inputs:?}{}{refit} {}", names.concat(), with(&spec.with)).unwrap();
+        out += &format!("node {name} {op} {inputs:?}{}{refit} {}\n", names.concat(), with(&spec.with));
     }
     for sink in &spec.sinks {
         let spec = &sink.spec;
         let (connector, input) = (&spec.connector.value, &spec.input.value);
-        writeln!(out, "sink {} {connector} {input} {}", sink.name.value, with(&spec.with)).unwrap();
+        out += &format!("sink {} {connector} {input} {}\n", sink.name.value, with(&spec.with));
     }
     out
 }
