@@ -333,13 +333,16 @@ fn drawn(c: char) -> (String, usize) {
 
 /// The shown part of a line, and the caret line below it, for `len` characters from column `col`.
 fn excerpt(line: &str, col: usize, len: usize) -> (String, String) {
-    let cells: Vec<(String, usize)> = line.chars().map(drawn).collect();
-    let start = (col - 1).min(cells.len());
-    let end = (start + len.max(1)).min(cells.len());
+    // Only this stretch is looked at, for a line may be a file of a mebibyte.
+    let skipped = (col - 1).saturating_sub(WINDOW);
+    let mut chars = line.chars().skip(skipped);
+    let cells: Vec<(String, usize)> = chars.by_ref().take(3 * WINDOW).map(drawn).collect();
+    let start = (col - 1 - skipped).min(cells.len());
+    let end = start.saturating_add(len.max(1)).min(cells.len());
     let width = |from: usize, to: usize| cells[from..to].iter().map(|cell| cell.1).sum::<usize>();
     // The window starts at the line's own start where it can, else a third before the span.
     let mut first = 0;
-    if width(0, end) > WINDOW {
+    if skipped > 0 || width(0, end) > WINDOW {
         first = start;
         while first > 0 && width(first - 1, start) <= WINDOW / 3 {
             first -= 1;
@@ -353,13 +356,97 @@ fn excerpt(line: &str, col: usize, len: usize) -> (String, String) {
     }
     let mut text: String = cells[first..last].iter().map(|cell| cell.0.as_str()).collect();
     let mut indent = width(first, start.min(last));
-    if first > 0 {
+    if skipped + first > 0 {
         text.insert(0, '…');
         indent += 1;
     }
-    if last < cells.len() {
+    if last < cells.len() || chars.next().is_some() {
         text.push('…');
     }
     let carets = width(start.min(last), end.min(last)).max(1);
     (text, " ".repeat(indent) + &"^".repeat(carets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, line: u32, col: u32, len: u32) -> String {
+        let file = Arc::new(SourceText::new("p.yaml", text));
+        Diagnostic::error(&file, Span::At { line, col, len }, "wrong").render(false)
+    }
+
+    #[test]
+    fn carets_stand_below_wide_characters_and_tabs() {
+        assert_eq!(
+            shown("a\n日本: x\n", 2, 5, 1),
+            "p.yaml:2:5: error: wrong\n  2 | 日本: x\n    |       ^\n"
+        );
+        assert_eq!(shown("日本", 1, 1, 2), "p.yaml:1:1: error: wrong\n  1 | 日本\n    | ^^^^\n");
+        assert_eq!(shown("\tx", 1, 2, 1), "p.yaml:1:2: error: wrong\n  1 |     x\n    |     ^\n");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_span() {
+        for col in [1, 50, 120, 500, 1000] {
+            let line: String = (1..=1000).map(|at| if at == col { 'X' } else { '.' }).collect();
+            let shown = shown(&line, 1, col, 1);
+            let lines: Vec<&str> = shown.lines().collect();
+            let place = |text: &str, what: char| text.chars().position(|c| c == what);
+            assert_eq!(place(lines[1], 'X'), place(lines[2], '^'), "{shown}");
+            assert!(lines[1].chars().count() <= WINDOW + 8, "{shown}");
+            assert_eq!(lines[1].contains("| …"), col > 100, "{shown}");
+            assert_eq!(lines[1].ends_with('…'), col < 1000, "{shown}");
+        }
+    }
+
+    #[test]
+    fn places_beyond_the_text_are_shown_at_its_end() {
+        for (line, col) in [(1, 9), (7, 1), (0, 1)] {
+            assert!(shown("a: b", line, col, u32::MAX).contains("error: wrong"));
+        }
+    }
+
+    #[test]
+    fn lines_end_as_in_yaml() {
+        let file = SourceText::new("p.yaml", "a\r\nb\rc\n\nd");
+        let lines: Vec<&str> = (0..=6).map(|number| file.line(number)).collect();
+        assert_eq!(lines, ["", "a", "b", "c", "", "d", ""]);
+        assert_eq!(file.span_at(5), Span::At { line: 3, col: 1, len: 1 });
+    }
+
+    #[test]
+    fn nothing_shown_steers_the_terminal() {
+        let file = Arc::new(SourceText::new("p.yaml", "a\u{1b}[31m"));
+        let problem = Diagnostic::error(&file, Span::At { line: 1, col: 1, len: 1 }, "b\u{1b}[0m");
+        assert!(!problem.render(false).contains('\u{1b}'));
+        assert!(problem.render(true).contains("\u{1b}[1;31merror\u{1b}[0m"));
+    }
+
+    #[test]
+    fn programs_get_the_place_in_fields() {
+        let file = Arc::new(SourceText::new("p.yaml", "a"));
+        let at = Diagnostic::error(&file, Span::At { line: 1, col: 2, len: 3 }, "m").code("c");
+        let json = serde_json::to_value(&at).unwrap();
+        assert_eq!((&json["line"], &json["col"], &json["len"]), (&1.into(), &2.into(), &3.into()));
+        assert_eq!((&json["severity"], &json["code"]), (&"error".into(), &"c".into()));
+        let flag = Diagnostic::warning(&file, Span::Flag("--set a=1".into()), "m");
+        let json = serde_json::to_value(&flag).unwrap();
+        assert_eq!((&json["line"], &json["flag"]), (&serde_json::Value::Null, &"--set a=1".into()));
+    }
+
+    #[test]
+    fn many_problems_are_counted_not_listed() {
+        let file = Arc::new(SourceText::new("p.yaml", "a"));
+        let all: Diagnostics =
+            (0..70).map(|n| Diagnostic::error(&file, Span::File, format!("{n}"))).collect();
+        assert!(all.to_string().ends_with("… and 20 more\n"));
+    }
+
+    #[test]
+    fn suggestions_are_near() {
+        assert_eq!(did_you_mean("shrot", ["short", "shirt"]).as_deref(), Some("short"));
+        assert_eq!(did_you_mean("b", ["a"]), None);
+        assert_eq!(did_you_mean(&"x".repeat(5000), ["a"]), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! "Did you mean": the known name nearest to a wrong one.
 //!
-//! Edit distance with transpositions, at most a third of the word: a typing error is answered, an
+//! Edit distance with transpositions, at most a third of the longer word: a typing error is answered, an
 //! unrelated word is not.
 
 /// Characters beyond which a name is not compared.
@@ -13,12 +13,15 @@ pub(crate) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>)
     if length > LONGEST {
         return None;
     }
-    let allowed = length.div_ceil(3);
+    let near = |distance: usize, name: &str| {
+        let longer = length.max(name.chars().count());
+        distance <= longer.div_ceil(3) && distance < longer
+    };
     names
         .into_iter()
         .filter(|name| name.len() <= 4 * LONGEST)
         .map(|name| (strsim::osa_distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, _)| *distance <= allowed)
+        .filter(|(distance, name)| near(*distance, name))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

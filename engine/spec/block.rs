@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{
     de::{Fault, FaultKind, NodeDe, one_of},
     node::{Node, Step, Value},
+    secret::WANTED,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, did_you_mean};
 
@@ -104,25 +105,26 @@ impl Block {
                 let message = format!("unknown parameter `{}` of {owner}", inner(key));
                 Diagnostic::error(&self.file, span, message).help(help)
             }
-            FaultKind::Missing(key) => match node.get(key) {
-                Some(_) => return None,
-                None => error(format!("{owner} needs the parameter `{}`", inner(key))),
-            },
+            FaultKind::Missing(key) if excused(node, key) => return None,
+            FaultKind::Missing(key) => error(format!("{owner} needs the parameter `{}`", inner(key))),
             FaultKind::UnknownWord { word, known } => {
                 let near =
                     did_you_mean(word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
                 error(format!("{label} cannot be `{word}`")).help(near.unwrap_or_else(|| one_of(known)))
             }
+            // Not `found`: what stands there may be the secret itself.
+            FaultKind::Wants(wants) if wants == WANTED => error(format!("{label} wants {WANTED}")),
             FaultKind::Wants(wants) => {
                 let quote = matches!(node.value, Value::Int(_) | Value::Float(_) | Value::Bool(_))
                     && ["a string", "string"].contains(&wants.as_str());
-                error(format!("{label} wants {}, found {}", plainly(wants), node.found()))
+                let number = matches!(node.value, Value::Int(_));
+                error(format!("{label} wants {}, found {}", plainly(wants, number), node.found()))
                     .help(quote.then(|| "quote it to make it text".to_owned()))
             }
             FaultKind::Secret => error(format!("{label} cannot be a secret")),
             FaultKind::Length(_) | FaultKind::Custom(_) if has_poison(node) => return None,
             FaultKind::Length(wants) => {
-                error(format!("{label} wants {}, found another length", plainly(wants)))
+                error(format!("{label} wants {}, found another length", plainly(wants, false)))
             }
             FaultKind::Custom(message) => error(format!("{label}: {message}")),
             FaultKind::Ignored | FaultKind::Poison => return None,
@@ -147,9 +149,18 @@ fn dotted(path: &[Step]) -> String {
     })
 }
 
-/// serde's name of a type, for people.
-fn plainly(wants: &str) -> String {
+/// Whether a missing key is there, but wrong or mistyped, and so reported.
+fn excused(map: &Node, key: &str) -> bool {
+    map.entries().unwrap_or_default().iter().any(|entry| {
+        let written = entry.key.as_str();
+        entry.value.value == Value::Poison && (written == key || did_you_mean(written, [key]).is_some())
+    })
+}
+
+/// serde's name of a type, for people; with its range when a whole number was `found`.
+fn plainly(wants: &str, found: bool) -> String {
     match wants {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "u128" if !found => "a whole number".to_owned(),
         "u8" | "u16" | "u32" => {
             let bits: u32 = wants[1..].parse().unwrap_or(32);
             format!("a whole number from 0 to {}", (1u64 << bits) - 1)
@@ -170,5 +181,92 @@ fn plainly(wants: &str) -> String {
                 None => wants.to_owned(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::spec::{Secret, parse};
+
+    /// The `with` of a node, with `PORT` and `TOKEN` in the environment.
+    fn block(with: &str, sets: &[&str]) -> Block {
+        let text =
+            format!("version: 1\nname: d\nparams: {{ few: 2 }}\nnodes:\n  a:\n    op: x\n    with: {with}\n");
+        let file = Arc::new(SourceText::new("p.yaml", text));
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        let env = |name: &str| {
+            [("PORT", "6379"), ("TOKEN", "hunter2")].iter().find(|v| v.0 == name).map(|v| v.1.into())
+        };
+        let (spec, problems) = parse(file, &sets, &env);
+        assert!(problems.is_empty(), "{problems}");
+        spec.unwrap().nodes.remove(0).spec.with
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Link {
+        port: u16,
+        host: String,
+        #[serde(default)]
+        rate: f64,
+        password: Option<Secret>,
+    }
+
+    #[test]
+    fn values_reach_the_type() {
+        let link: Link = block("{ port: $params.few, host: h, rate: 1, password: { secret: TOKEN } }", &[])
+            .parse("x")
+            .unwrap();
+        assert_eq!((link.port, link.host.as_str(), link.rate), (2, "h", 1.0));
+        assert_eq!(link.password.unwrap().reveal(), "hunter2");
+    }
+
+    #[test]
+    fn a_variable_is_a_number_or_text_as_its_field_wants() {
+        let link: Link = block("{ port: { env: PORT }, host: { env: PORT } }", &[]).parse("x").unwrap();
+        assert_eq!((link.port, link.host.as_str()), (6379, "6379"));
+    }
+
+    #[test]
+    fn no_type_but_secret_takes_a_secret() {
+        let block = block("{ a: [{ secret: TOKEN }] }", &[]);
+        for problems in [
+            block.parse::<serde_json::Value>("x").unwrap_err(),
+            block.parse::<std::collections::BTreeMap<String, Vec<String>>>("x").unwrap_err(),
+        ] {
+            assert!(problems.to_string().contains("`a[0]` of x cannot be a secret"), "{problems}");
+        }
+        assert!(!format!("{block:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_type_that_forgot_to_deny_unknown_keys_denies_them() {
+        let problems = block("{ port: 1, host: h, zone: 3, prot: 2 }", &[]).parse::<Link>("x").unwrap_err();
+        let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(messages, ["unknown parameter `zone` of x", "unknown parameter `prot` of x"]);
+        assert_eq!(problems[1].help.as_deref(), Some("did you mean `port`?"));
+    }
+
+    #[test]
+    fn spans_are_where_values_were_written() {
+        let block = block("{ a: $params.few, b: [x, { c: 1 }], d: 0 }", &["nodes.a.with.d=5"]);
+        let at = |line, col| Span::At { line, col, len: 1 };
+        assert_eq!(block.span_of(&[]), at(7, 11));
+        assert_eq!(block.span_of(&["a"]), at(3, 16));
+        assert_eq!(block.span_of(&["b", "1", "c"]), at(7, 41));
+        assert_eq!(block.span_of(&["b", "0", "beyond"]), at(7, 33));
+        assert_eq!(block.span_of(&["d"]), Span::Flag("--set nodes.a.with.d=5".into()));
+    }
+
+    #[test]
+    fn hashes_see_meaning_only() {
+        let one = block("{ b: 1.0, a: { env: PORT } }  # a comment", &[]);
+        let two = block("\n      a: 6379\n      b: 1", &[]);
+        assert_eq!(one.canonical_json().to_string(), r#"{"a":6379,"b":1}"#);
+        assert_eq!(one.canonical_json(), two.canonical_json());
+        assert_eq!(block("", &[]).canonical_json().to_string(), "{}");
+        assert!(block("", &[]).is_empty() && !one.is_empty());
     }
 }

@@ -17,7 +17,7 @@ use serde::{
 
 use super::{
     node::{Entry, Node, Step, Value},
-    secret::TOKEN,
+    secret::{TOKEN, WANTED},
 };
 
 /// Why a tree is not a value of the wanted type, and where.
@@ -161,9 +161,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
                 visitor.visit_seq(SeqDeserializer::new([secret.name(), secret.reveal()].into_iter()))
             }
             Value::Poison => Err(Fault::new(FaultKind::Poison)),
-            _ if name == TOKEN => {
-                Err(Fault::new(FaultKind::Wants("a secret, written `{ secret: NAME }`".to_owned())))
-            }
+            _ if name == TOKEN => Err(Fault::new(FaultKind::Wants(WANTED.to_owned()))),
             _ => visitor.visit_newtype_struct(self),
         }
     }

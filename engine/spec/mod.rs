@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, fs::File, io::Read, path::Path, sync::Arc};
 
 pub use self::{
     block::Block,
-    schema::{TypeDoc, json_schema},
+    schema::{Catalogue, TypeDoc, json_schema},
     secret::Secret,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned};

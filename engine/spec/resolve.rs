@@ -12,7 +12,7 @@ use super::{
     secret::Secret,
     yaml,
 };
-use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, did_you_mean};
+use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, did_you_mean};
 
 /// Looks a variable of the environment up.
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -89,8 +89,8 @@ impl Resolver<'_> {
 
     fn variables_in(&mut self, node: &mut Node) {
         self.walk(node, &mut |resolver, node| {
-            let Some((kind, name)) = variable(node) else { return };
-            let (secret, name) = (kind == "secret", name.to_owned());
+            let Some((kind, name, span)) = variable(node) else { return };
+            let (secret, name, span) = (kind == "secret", name.to_owned(), span.clone());
             match (resolver.env)(&name) {
                 Some(value) if secret => node.value = Value::Secret(Secret::new(&name, &value)),
                 Some(value) if resolver.spend(value.len(), node) => {
@@ -105,9 +105,7 @@ impl Resolver<'_> {
                     let what = if secret { "the secret" } else { "the variable" };
                     let message = format!("{what} `{name}` is not set in the environment");
                     let help = format!("export {name}=… before the command");
-                    resolver
-                        .problems
-                        .push(Diagnostic::error(resolver.file, node.span.clone(), message).help(help));
+                    resolver.problems.push(Diagnostic::error(resolver.file, span, message).help(help));
                     node.value = Value::Poison;
                 }
             }
@@ -139,12 +137,12 @@ impl Resolver<'_> {
     }
 }
 
-/// `env` or `secret`, and the name it asks for.
-fn variable(node: &Node) -> Option<(&str, &str)> {
+/// `env` or `secret`, the name it asks for, and where that stands.
+fn variable(node: &Node) -> Option<(&str, &str, &Span)> {
     match &node.value {
         Value::Map(entries) => match entries.as_slice() {
             [only] if ["env", "secret"].contains(&only.key.as_str()) => match &only.value.value {
-                Value::Text(name) => Some((only.key.as_str(), name)),
+                Value::Text(name) => Some((only.key.as_str(), name, &only.value.span)),
                 _ => None,
             },
             _ => None,

@@ -16,6 +16,9 @@ use serde::{
 /// What [`Secret`] asks a deserialiser for; no other type does.
 pub(super) const TOKEN: &str = "$coea::Secret";
 
+/// What messages call the type.
+pub(super) const WANTED: &str = "a secret, written `{ secret: NAME }`";
+
 /// A password, token or key, known by the name of the variable it came from.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Secret {
@@ -98,7 +101,7 @@ impl<'de> Deserialize<'de> for Secret {
             type Value = Secret;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a secret, written `{ secret: NAME }`")
+                f.write_str(WANTED)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Secret, A::Error> {

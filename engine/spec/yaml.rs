@@ -31,6 +31,7 @@ pub(super) fn parse(file: &Arc<SourceText>, problems: &mut Diagnostics) -> Resul
         stack: Vec::new(),
         anchors: BTreeMap::new(),
         weight: 0,
+        outer: 0,
         root: None,
     };
     builder.run()
@@ -89,7 +90,13 @@ fn record(file: &Arc<SourceText>) -> Result<Tape<'_>, Diagnostic> {
             Some(Ok(next)) => next,
             Some(Err(error)) => return Err(syntax(file, &error)),
         };
-        let span = span_of(marks);
+        let mut span = span_of(marks);
+        // Of a container, its bracket or first character: the parser's mark takes blanks with it.
+        if let (Event::SequenceStart(..) | Event::MappingStart(..), Span::At { len, .. }) =
+            (&event, &mut span)
+        {
+            *len = 1;
+        }
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => continue,
             Event::DocumentStart(_) => {
@@ -120,18 +127,21 @@ fn too_deep(file: &Arc<SourceText>, span: Span) -> Diagnostic {
     Diagnostic::error(file, span, format!("nested deeper than {LIMIT_DEPTH} levels"))
 }
 
+/// A syntax error in the parser's words.
 fn syntax(file: &Arc<SourceText>, error: &ScanError) -> Diagnostic {
     let (line, col) = (error.marker().line().max(1) as u32, error.marker().col() as u32 + 1);
     // The parser sometimes notices only on the next line; the tab is then on the one before.
-    let tabbed = |line: u32| {
-        let indent = file.line(line);
-        indent.len() > indent.trim_start_matches(' ').len()
-            && indent.trim_start_matches(' ').starts_with('\t')
-            || indent.starts_with('\t')
-    };
+    let tabbed = |line: u32| file.line(line).trim_start_matches(' ').starts_with('\t');
     let tab = [line, line.saturating_sub(1)].into_iter().any(tabbed);
-    Diagnostic::error(file, Span::At { line, col, len: 1 }, format!("this is not YAML: {}", error.info()))
-        .help(tab.then(|| "indent with spaces; YAML allows no tabs there".to_owned()))
+    let span = Span::At { line, col, len: 1 };
+    let help = match error.info() {
+        // The parser's own limit on brackets, 255, which it meets while looking ahead.
+        "recursion limit exceeded" => return too_deep(file, span),
+        _ if tab => Some("indent with spaces; YAML allows no tabs there".to_owned()),
+        "invalid indentation" => Some("is a bracket or a quote left open above?".to_owned()),
+        _ => None,
+    };
+    Diagnostic::error(file, span, format!("this is not YAML: {}", error.info())).help(help)
 }
 
 /// The stretch on the first line that the marks cover.
@@ -163,6 +173,8 @@ struct Builder<'a, 't> {
     /// The stretch of tape of each finished anchor.
     anchors: BTreeMap<usize, (usize, usize)>,
     weight: usize,
+    /// Where on the tape the document itself is, while aliases play other stretches.
+    outer: usize,
     root: Option<Node>,
 }
 
@@ -170,13 +182,18 @@ impl Builder<'_, '_> {
     /// Plays the tape; each alias adds a cursor, which ends before its own can go on.
     fn run(mut self) -> Result<Node, Diagnostic> {
         let mut cursors = vec![(0, self.tape.len())];
-        while let Some((next, end)) = cursors.last_mut() {
+        loop {
+            let outermost = cursors.len() == 1;
+            let Some((next, end)) = cursors.last_mut() else { break };
             if next == end {
                 cursors.pop();
                 continue;
             }
             let at = *next;
             *next += 1;
+            if outermost {
+                self.outer = at;
+            }
             if let Some(stretch) = self.event(at)? {
                 cursors.push(stretch);
             }
@@ -192,16 +209,16 @@ impl Builder<'_, '_> {
     /// Takes the event at a place of the tape; an alias answers with the stretch to play.
     fn event(&mut self, at: usize) -> Result<Option<(usize, usize)>, Diagnostic> {
         let (event, span) = &self.tape[at];
-        self.spend(event, span)?;
+        self.spend(event)?;
         match event {
             Event::Alias(id) => return self.alias(*id, span).map(Some),
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(tag.as_ref().map(|tag| tag.to_string()), span)?;
+                self.refuse_tag(tag.is_some(), span)?;
                 self.anchors.insert(*anchor, (at, at + 1));
                 self.scalar(text, *style, span)?;
             }
             Event::SequenceStart(anchor, tag) | Event::MappingStart(anchor, tag) => {
-                self.refuse_tag(tag.as_ref().map(|tag| tag.to_string()), span)?;
+                self.refuse_tag(tag.is_some(), span)?;
                 self.refuse_key(span)?;
                 let kind = match event {
                     Event::SequenceStart(..) => Kind::Seq(Vec::new()),
@@ -209,7 +226,7 @@ impl Builder<'_, '_> {
                 };
                 self.stack.push(Frame { span: span.clone(), anchor: *anchor, start: at, kind });
                 if self.stack.len() > LIMIT_DEPTH {
-                    return Err(too_deep(self.file, span.clone()));
+                    return Err(too_deep(self.file, self.tape[self.outer].1.clone()));
                 }
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -233,14 +250,14 @@ impl Builder<'_, '_> {
     }
 
     /// Counts an event against the limit on the expanded document.
-    fn spend(&mut self, event: &Event<'_>, span: &Span) -> Result<(), Diagnostic> {
+    fn spend(&mut self, event: &Event<'_>) -> Result<(), Diagnostic> {
         self.weight += match event {
             Event::Scalar(text, ..) => text.len() + 2,
             _ => 1,
         };
         if self.weight > LIMIT_BYTES {
             let message = format!("the document expands beyond {} KiB", LIMIT_BYTES / 1024);
-            return Err(Diagnostic::error(self.file, span.clone(), message)
+            return Err(Diagnostic::error(self.file, self.tape[self.outer].1.clone(), message)
                 .help("repeat less through anchors and aliases".to_owned()));
         }
         Ok(())
@@ -254,13 +271,11 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn refuse_tag(&mut self, tag: Option<String>, span: &Span) -> Result<(), Diagnostic> {
-        match tag {
-            Some(tag) => {
-                Err(Diagnostic::error(self.file, span.clone(), format!("the tag `{tag}` is not supported"))
-                    .help("quotes make text; everything else is typed by its form".to_owned()))
-            }
-            None => Ok(()),
+    fn refuse_tag(&self, tagged: bool, span: &Span) -> Result<(), Diagnostic> {
+        match tagged {
+            true => Err(Diagnostic::error(self.file, span.clone(), "tags are not supported")
+                .help("quotes make text; everything else is typed by its form".to_owned())),
+            false => Ok(()),
         }
     }
 
