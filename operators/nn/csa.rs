@@ -321,3 +321,7 @@ pub fn hit_rate_at_10(
 pub(super) fn rank(scores: &[f32], score: f32) -> usize {
     scores.iter().filter(|s| **s > score).count()
 }
+
+#[cfg(test)]
+#[path = "csa_tests.rs"]
+mod tests;

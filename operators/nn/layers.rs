@@ -21,7 +21,12 @@ impl Linear {
     /// Declares a map from `inputs` to `outputs` dimensions, started with Glorot's variance
     /// 2/(inputs + outputs).
     pub fn new(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) -> Self {
-        let deviation = (2.0 / (inputs + outputs) as f32).sqrt();
+        Self::scaled(layout, name, inputs, outputs, 1.0)
+    }
+
+    /// The same, started `scale` times as large.
+    pub fn scaled(layout: &mut Layout, name: &str, inputs: usize, outputs: usize, scale: f32) -> Self {
+        let deviation = scale * (2.0 / (inputs + outputs) as f32).sqrt();
         Linear {
             weight: layout.add(format!("{name}.weight"), inputs, outputs, Init::Random(deviation), true),
             bias: layout.add(format!("{name}.bias"), 1, outputs, Init::Constant(0.0), false),

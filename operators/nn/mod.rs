@@ -13,15 +13,21 @@ pub mod csa;
 mod csa_fit;
 #[cfg(test)]
 mod grad_check;
+pub mod groups;
+pub mod kmeans;
 pub mod layers;
 pub mod matrix;
 pub mod params;
+pub mod quantiser;
 pub mod random;
+mod rq_fit;
+pub mod rq_vae;
 pub mod softmax_loss;
 pub mod transformer;
 pub mod windows;
 
 pub use csa::{CsaConfig, CsaEncoder, FitProgress, FitReport, Pool, Sequence, hit_rate_at_10};
+pub use rq_vae::{Codes, RqConfig, RqProgress, RqReport, RqVae};
 
 /// Why a model could not be fitted, applied or read.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
