@@ -21,6 +21,7 @@ pub mod operator;
 pub mod prompt_builder;
 pub mod recent_categories;
 pub mod row;
+pub mod rq_quantizer;
 pub mod schema;
 pub mod scorer;
 pub mod shape;
@@ -35,6 +36,7 @@ pub fn register(all: &mut impl Register) {
     all.operator::<click_filter::ClickFilter>();
     all.operator::<recent_categories::RecentCategories>();
     all.operator::<csa_encoder::CsaEncoder>();
+    all.operator::<rq_quantizer::RqQuantizer>();
     all.operator::<group_profile::GroupProfile>();
     all.operator::<prompt_builder::PromptBuilder>();
     all.operator::<llm_sampler::LlmSampler>();

@@ -39,13 +39,13 @@ pub struct RqQuantizer {
     pub epochs: usize,
     /// Step size of the optimiser.
     #[serde(default = "learning_rate")]
-    pub learning_rate: f64,
+    pub learning_rate: f32,
     /// Weight of the commitment term.
     #[serde(default = "commitment")]
-    pub commitment: f64,
+    pub commitment: f32,
     /// Decay of the codebooks' moving averages.
     #[serde(default = "ema_decay")]
-    pub ema_decay: f64,
+    pub ema_decay: f32,
     /// Users the smallest group has at the fit.
     #[serde(default = "min_group")]
     pub min_group: usize,
@@ -67,16 +67,16 @@ fn hidden() -> usize {
     128
 }
 fn epochs() -> usize {
-    60
+    200
 }
-fn learning_rate() -> f64 {
-    0.001
+fn learning_rate() -> f32 {
+    0.005
 }
-fn commitment() -> f64 {
+fn commitment() -> f32 {
     0.25
 }
-fn ema_decay() -> f64 {
-    0.99
+fn ema_decay() -> f32 {
+    0.95
 }
 fn min_group() -> usize {
     8
@@ -150,16 +150,17 @@ impl Operator for RqQuantizer {
         let codebook = graph.fit("codebook", &[vectors], &[], logic, move |inputs, _, progress| {
             let mut data = Vec::new();
             inputs[0].for_each(&mut |_, row, _| data.extend(row[column].as_floats()));
-            let mut tell = |p: crate::nn::FitProgress| {
-                let note = format!("loss {:.4}", p.loss);
-                progress(Progress { done: p.done as u64, total: p.total as u64, note: &note });
+            let mut tell = |p: crate::nn::RqProgress| {
+                let note = format!("error {:.3}", p.reconstruction);
+                progress(Progress { done: p.epoch as u64, total: p.epochs as u64, note: &note });
             };
             Ok(RqVae::fit(&data, &config, &mut tell).map_err(|e| e.to_string())?.0)
         });
         graph.map_with("", vectors, codebook, move |codebook: &RqVae, key, row, out| {
             let vector = row[column].as_floats().ok_or("not a vector")?;
             let codes = codebook.quantise(&vector).map_err(|e| e.to_string())?;
-            let group = Value::text(group_name(codebook.group(&codes.csid)));
+            let group = codebook.group(&codes.csid).map_err(|e| e.to_string())?;
+            let group = Value::text(group_name(group));
             let csid = Value::list(codes.csid.iter().map(|code| Value::U64(u64::from(*code))));
             out.push((key.clone(), Row::from([csid, group])));
             Ok(())
