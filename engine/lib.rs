@@ -8,6 +8,7 @@ pub mod models;
 mod nearest;
 pub mod plan;
 pub mod registry;
+pub mod runtime;
 pub mod sinks;
 pub mod spec;
 pub mod state;

@@ -175,6 +175,26 @@ impl Memo {
     pub fn artifact(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
         self.get(ARTIFACTS, digest)
     }
+
+    /// An artifact by its digest in hexadecimal.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn artifact_hex(&self, digest: &str) -> Result<Option<Vec<u8>>, StateError> {
+        match blake3::Hash::from_hex(digest) {
+            Ok(digest) => self.artifact(digest.as_bytes()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Keeps an artifact that was fitted elsewhere.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn keep_artifact(&self, artifact: &[u8]) -> Result<(), StateError> {
+        let digest = blake3::hash(artifact).as_bytes().to_vec();
+        self.write(vec![(ARTIFACTS, Changes::from([(digest, Some(artifact.to_vec()))]))])
+    }
 }
 
 #[cfg(test)]

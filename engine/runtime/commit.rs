@@ -1,0 +1,227 @@
+//! From what an epoch changed to one transaction, and to the report of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coea_operators::{
+    row::{Keyed, Row, Value},
+    shape::{LeafId, Shape},
+};
+
+use super::{
+    RunError,
+    driver::{Driver, table_leaves},
+    fold::Update,
+    ingest::delta_key,
+    render::Channel,
+};
+use crate::state::{
+    manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
+    memo::MemoKey,
+    tables::consolidate,
+};
+
+/// Epochs an answer is kept after its last use.
+pub const RETENTION: u64 = 8;
+
+/// What an epoch did to one table.
+#[derive(Clone, Debug, Default)]
+pub struct TableChange {
+    /// Consolidated updates.
+    pub updates: Vec<Update>,
+    /// Keys whose rows differ.
+    pub keys: BTreeSet<Row>,
+    /// Live keys afterwards.
+    pub live: u64,
+    /// Keys that had rows before and have none now.
+    pub gone: u64,
+}
+
+/// What an epoch changes.
+pub struct EpochChanges {
+    /// By leaf: outputs of nodes, and folds.
+    pub tables: BTreeMap<LeafId, TableChange>,
+    /// Of the error relation.
+    pub errors: Vec<Update>,
+}
+
+impl Driver<'_> {
+    /// Works out what the epoch changes in every table; nothing is written.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn changes(&mut self) -> Result<EpochChanges, RunError> {
+        let mut tables = BTreeMap::new();
+        for leaf in table_leaves(&self.plan).collect::<Vec<_>>() {
+            let name = self.plan.leaf_name(leaf);
+            let seen = self.updates.remove(&Channel::Rows(leaf)).unwrap_or_default();
+            let updates = self.against_committed(&name, seen)?;
+            let moved = self.tables.apply(&name, updates.clone())?;
+            let before = self.manifest.nodes.get(&name).map_or(0, |node| node.keys);
+            let keys = updates.iter().map(|((key, _), _)| key.clone()).collect();
+            let live = before + moved.added - moved.removed.min(before + moved.added);
+            tables.insert(leaf, TableChange { updates, keys, live, gone: moved.removed });
+        }
+        let errors = self.errors()?;
+        self.tables.apply("errors", errors.clone())?;
+        Ok(EpochChanges { tables, errors })
+    }
+
+    /// Updates as differences to what is committed: after a rebuild they are the whole relation.
+    fn against_committed(&self, table: &str, seen: Vec<Update>) -> Result<Vec<Update>, RunError> {
+        let mut updates = seen;
+        if self.rebuild {
+            updates.extend(self.tables.rows(table)?.into_iter().map(|(row, count)| (row, -count)));
+        }
+        Ok(consolidate(updates))
+    }
+
+    /// Differences of the error relation: rows of maps and folds as they come and go, and the
+    /// calls that failed this time in place of those that failed before.
+    fn errors(&mut self) -> Result<Vec<Update>, RunError> {
+        let committed = self.tables.rows("errors")?;
+        let mut updates: Vec<Update> = Vec::new();
+        for leaf in 0..self.plan.leaves.len() {
+            let node = Value::text(&self.plan.leaves[leaf].node);
+            let seen = self.updates.remove(&Channel::Errors(leaf)).unwrap_or_default();
+            let fold = matches!(self.plan.leaves[leaf].shape, Shape::Fold { .. });
+            updates.extend(seen.into_iter().map(|((key, row), diff)| match fold {
+                true => ((key, row), diff),
+                false => ((Row::from([node.clone()]).concat(&key), row), diff),
+            }));
+        }
+        for ((leaf, key), cause) in &self.failed {
+            updates.push((failed_call(&self.plan.leaves[*leaf].node, key, cause), 1));
+        }
+        let call = |(key, _): &Keyed| key.get(1).and_then(Value::as_text) == Some("call");
+        let replaced = committed.into_iter().filter(|(row, _)| self.rebuild || call(row));
+        updates.extend(replaced.map(|(row, count)| (row, -count)));
+        Ok(consolidate(updates))
+    }
+
+    /// Writes the epoch: one transaction, then the memo's retention.
+    ///
+    /// # Errors
+    /// If a database refuses; then nothing of the epoch is written.
+    pub fn commit(mut self, changes: &EpochChanges) -> Result<Manifest, RunError> {
+        let epoch = self.manifest.epoch + 1;
+        self.apply_letters()?;
+        self.drop_vanished()?;
+        let manifest = self.next_manifest(epoch, changes);
+        let snapshot = self.state.snapshot()?;
+        let (mut meta, mut deltas) = (snapshot.layered("meta"), snapshot.layered("deltas"));
+        manifest.save(&mut meta);
+        for (source, digest) in &self.applied {
+            deltas.put(delta_key(source, digest), epoch.to_be_bytes().to_vec());
+        }
+        let mut all =
+            vec![("meta", meta.take()), ("deltas", deltas.take()), ("tables", self.tables.take())];
+        for folds in self.workers.take()? {
+            all.extend([("history", folds.history), ("index", folds.index), ("counts", folds.counts)]);
+        }
+        if let Some(store) = &self.state.store {
+            store.write(all)?;
+        }
+        let (used, unused) = self.memo_moves()?;
+        self.state.memo.retain(epoch, &used, &unused, Some(RETENTION))?;
+        Ok(manifest)
+    }
+
+    fn apply_letters(&mut self) -> Result<(), RunError> {
+        let unmatched = std::mem::take(&mut self.unmatched);
+        self.tables.apply("unmatched_retractions", unmatched)?;
+        let letters = std::mem::take(&mut self.dead).into_iter().map(|letter| {
+            let key = [Value::text(&letter.source), Value::text(&letter.file), Value::U64(letter.line)];
+            let row = [Value::U64(letter.byte), Value::text(&letter.cause), Value::text(&letter.raw)];
+            ((Row::from(key), Row::from(row)), 1)
+        });
+        let letters = letters.collect();
+        self.tables.apply("dead_letters", letters)?;
+        Ok(())
+    }
+
+    /// Tables of nodes that are no longer in the pipeline go with them.
+    fn drop_vanished(&mut self) -> Result<(), RunError> {
+        let names: BTreeSet<String> =
+            table_leaves(&self.plan).map(|leaf| self.plan.leaf_name(leaf)).collect();
+        for name in self.manifest.nodes.keys().filter(|name| !names.contains(*name)) {
+            self.tables.drop_table(name)?;
+        }
+        Ok(())
+    }
+
+    fn next_manifest(&self, epoch: u64, changes: &EpochChanges) -> Manifest {
+        let mut manifest = self.manifest.clone();
+        manifest.format = FORMAT;
+        manifest.pipeline = self.plan.name.clone();
+        manifest.epoch = epoch;
+        manifest.workers = self.options.workers.max(1);
+        manifest.nodes = changes
+            .tables
+            .iter()
+            .map(|(leaf, change)| {
+                let name = self.plan.leaf_name(*leaf);
+                let node = self.plan.nodes.iter().find(|n| n.name == self.plan.leaves[*leaf].node);
+                let state = NodeState {
+                    op: node.map(|n| n.op.clone()).unwrap_or_default(),
+                    logic: node.map(|n| n.logic.clone()).unwrap_or_default(),
+                    lineage: self.plan.lineage[*leaf].clone(),
+                    keys: change.live,
+                };
+                (name, state)
+            })
+            .collect();
+        for source in &self.plan.sources {
+            let id = self.ids[&source.name];
+            let known = manifest.sources.entry(source.name.clone()).or_insert_with(|| SourceState {
+                id,
+                logic: source.logic.clone(),
+                ..SourceState::default()
+            });
+            if let Some(offsets) = self.offsets.get(&source.name) {
+                known.offsets = offsets.clone();
+            }
+            known.rows += self.net.get(&id).copied().unwrap_or(0);
+        }
+        manifest.artifacts =
+            self.fitted.iter().map(|(leaf, fit)| (self.plan.leaf_name(*leaf), fit.clone())).collect();
+        for (leaf, report) in self.calls.iter().filter(|(_, report)| report.calls > 0) {
+            let node = self.plan.leaves[*leaf].node.clone();
+            let known: &mut Throughput = manifest.throughput.entry(node).or_default();
+            known.calls += report.calls;
+            known.seconds += report.seconds;
+        }
+        manifest.dead_letters += self.inputs.iter().map(|input| input.rejected).sum::<u64>();
+        manifest
+    }
+
+    /// Answers that came into use and those that went out of it.
+    fn memo_moves(&mut self) -> Result<(Vec<MemoKey>, Vec<MemoKey>), RunError> {
+        let (mut used, mut unused) = (BTreeSet::new(), BTreeSet::new());
+        for leaf in self.plan.infers().collect::<Vec<_>>() {
+            let updates = self.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
+            for ((memo, _), count) in consolidate(updates) {
+                let Some(Value::Bytes(bytes)) = memo.first() else { continue };
+                let Ok(key) = MemoKey::try_from(bytes.as_ref()) else { continue };
+                if count > 0 { used.insert(key) } else { unused.insert(key) };
+            }
+        }
+        if self.rebuild {
+            self.state.memo.for_each(&mut |key, answer| {
+                let key = MemoKey::try_from(key).unwrap_or_default();
+                if answer.unused_since.is_none() && !used.contains(&key) {
+                    unused.insert(key);
+                }
+            })?;
+        }
+        // One model may answer for two nodes: what one still uses stays in use.
+        unused.retain(|key| !used.contains(key));
+        Ok((used.into_iter().collect(), unused.into_iter().collect()))
+    }
+}
+
+/// A row of the error relation for a call that failed.
+fn failed_call(node: &str, key: &MemoKey, cause: &str) -> Keyed {
+    let hash = blake3::Hash::from_bytes(*key).to_hex();
+    let key = [Value::text(node), Value::text("call"), Value::text(&hash[..16])];
+    (Row::from(key), Row::from([Value::text(cause)]))
+}

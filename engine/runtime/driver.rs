@@ -1,0 +1,412 @@
+//! The driver: takes one epoch from its inputs to the point where everything is answered.
+//!
+//! `run` and `plan` are the same code. A plan reads a snapshot, keeps its changes in memory, makes
+//! no call of a language model and drops everything at the end; so what it says is what a run does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
+
+use coea_operators::{
+    row::{Row, Value},
+    shape::{Cost, LeafId, Shape},
+};
+
+use super::{
+    RunError,
+    artifacts::Artifacts,
+    fold::{Update, unknown_pairs},
+    render::Channel,
+    worker::{Ticked, Workers},
+};
+use crate::{
+    connectors::DeadLetter,
+    plan::Plan,
+    state::{
+        State,
+        manifest::{ArtifactState, Manifest},
+        memo::MemoKey,
+        tables::{Tables, consolidate},
+    },
+};
+
+/// What a command asks of the driver.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Worker threads.
+    pub workers: usize,
+    /// Calls of language models at most.
+    pub max_calls: Option<u64>,
+    /// Delta files: source and path.
+    pub deltas: Vec<(String, PathBuf)>,
+    /// Apply a delta file that was applied before.
+    pub again: bool,
+    /// A state whose fitted artifacts are taken instead of fitting.
+    pub models_from: Option<PathBuf>,
+    /// Work out what a run would do, and do nothing.
+    pub dry: bool,
+}
+
+/// Hears how far long work is.
+pub trait Listener: Sync {
+    /// `done` of `total` steps of `what` are done.
+    fn progress(&self, what: &str, done: u64, total: u64, note: &str);
+    /// Something a person should know.
+    fn warn(&self, message: &str);
+}
+
+/// What one input of an epoch brought.
+#[derive(Clone, Debug, Default)]
+pub struct InputReport {
+    /// The source.
+    pub source: String,
+    /// Rows inserted.
+    pub rows: u64,
+    /// Rows retracted.
+    pub retractions: u64,
+    /// Records that did not parse.
+    pub rejected: u64,
+    /// The epoch that applied this delta file before.
+    pub already_applied: Option<u64>,
+}
+
+/// What a node's model calls came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallReport {
+    /// Calls made, or to be made.
+    pub calls: u64,
+    /// Answers found in the memo.
+    pub memo_hits: u64,
+    /// Calls that failed.
+    pub errors: u64,
+    /// Tokens.
+    pub cost: Cost,
+    /// Seconds spent.
+    pub seconds: f64,
+}
+
+/// An epoch under way.
+pub struct Driver<'a> {
+    pub(super) plan: Arc<Plan>,
+    pub(super) state: State,
+    pub(super) options: Options,
+    pub(super) listener: &'a dyn Listener,
+    /// What is committed.
+    pub(super) manifest: Manifest,
+    pub(super) tables: Tables,
+    pub(super) workers: Workers,
+    pub(super) artifacts: Artifacts,
+    /// Numbers of the sources' histories.
+    pub(super) ids: BTreeMap<String, u16>,
+    /// Whether every table is computed anew and compared: a fresh state or a changed spec.
+    pub(super) rebuild: bool,
+    /// Fits that are done: leaf → artifact.
+    pub(super) fitted: BTreeMap<LeafId, ArtifactState>,
+    /// Fits a plan does not run.
+    pub(super) unfit: BTreeSet<LeafId>,
+    /// Calls to make, by inference.
+    pub(super) pending: BTreeMap<LeafId, BTreeMap<MemoKey, Row>>,
+    /// Requests that failed, with the cause.
+    pub(super) failed: BTreeMap<(LeafId, MemoKey), String>,
+    /// Updates since the epoch began, by channel.
+    pub(super) updates: BTreeMap<Channel, Vec<Update>>,
+    /// Rows of relations that fits read, from the beginning of the process.
+    pub(super) relations: BTreeMap<LeafId, Vec<Update>>,
+    pub(super) unmatched: Vec<Update>,
+    pub(super) net: BTreeMap<u16, i64>,
+    pub(super) dead: Vec<DeadLetter>,
+    pub(super) inputs: Vec<InputReport>,
+    pub(super) calls: BTreeMap<LeafId, CallReport>,
+    /// Source → offsets, for those that were read.
+    pub(super) offsets: BTreeMap<String, serde_json::Value>,
+    /// Digests of delta files applied in this epoch: source, digest.
+    pub(super) applied: Vec<(String, String)>,
+    /// Language-model calls made so far.
+    pub(super) spent: u64,
+    pub(super) started: Instant,
+    /// Whether what the workers say belongs to the epoch, or only restores what was committed.
+    pub(super) recording: bool,
+}
+
+/// The table of the rows of a relation source.
+pub fn source_table(source: &str) -> String {
+    format!("source/{source}")
+}
+
+impl<'a> Driver<'a> {
+    /// Opens a plan on a state and restores what was committed.
+    ///
+    /// # Errors
+    /// If the state cannot be read, or was begun with other sources.
+    pub fn open(
+        plan: Arc<Plan>,
+        state: State,
+        options: Options,
+        listener: &'a dyn Listener,
+    ) -> Result<Self, RunError> {
+        let snapshot = state.snapshot()?;
+        let manifest = Manifest::load(&snapshot.layered("meta"))?;
+        let tables = Tables::new(snapshot.layered("tables"));
+        let ids = source_ids(&plan, &manifest)?;
+        let rebuild = manifest.epoch == 0 || changed_spec(&plan, &manifest);
+        let artifacts = Artifacts::default();
+        let wanted: Vec<LeafId> = wanted(&plan).into_iter().collect();
+        let workers =
+            Workers::start(&plan, &state, &ids, wanted, options.workers.max(1), &artifacts)?;
+        let mut driver = Driver {
+            plan,
+            state,
+            options,
+            listener,
+            manifest,
+            tables,
+            workers,
+            artifacts,
+            ids,
+            rebuild,
+            fitted: BTreeMap::new(),
+            unfit: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            updates: BTreeMap::new(),
+            relations: BTreeMap::new(),
+            unmatched: Vec::new(),
+            net: BTreeMap::new(),
+            dead: Vec::new(),
+            inputs: Vec::new(),
+            calls: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            applied: Vec::new(),
+            spent: 0,
+            started: Instant::now(),
+            recording: false,
+        };
+        driver.restore()?;
+        Ok(driver)
+    }
+
+    /// Feeds what is committed. Where the spec is as it was, that is no part of the epoch.
+    fn restore(&mut self) -> Result<(), RunError> {
+        self.recording = self.rebuild;
+        self.restore_artifacts()?;
+        for at in 0..self.plan.sources.len() {
+            let source = &self.plan.sources[at];
+            if !source.events {
+                let rows = self.tables.rows(&source_table(&source.name))?;
+                let present = rows.into_iter().filter(|(_, count)| *count > 0).collect();
+                self.workers.rows(source.leaf, present)?;
+            }
+        }
+        self.restore_folds()?;
+        if !self.rebuild {
+            self.drain_known()?;
+            self.recording = true;
+        }
+        Ok(())
+    }
+
+    fn restore_artifacts(&mut self) -> Result<(), RunError> {
+        let fits: Vec<LeafId> = self.plan.fits().collect();
+        let other = match &self.options.models_from {
+            Some(dir) => Some(State::read(dir)?),
+            None => None,
+        };
+        let known = match &other {
+            Some(other) => Manifest::load(&other.snapshot()?.layered("meta"))?.artifacts,
+            None => self.manifest.artifacts.clone(),
+        };
+        for leaf in fits {
+            let Some(artifact) = known.get(&self.plan.leaf_name(leaf)) else { continue };
+            if artifact.logic != fit_logic(&self.plan, leaf) {
+                continue;
+            }
+            let from = other.as_ref().unwrap_or(&self.state);
+            if let Some(bytes) = from.memo.artifact_hex(&artifact.digest)? {
+                if other.is_some() && !self.options.dry {
+                    self.state.memo.keep_artifact(&bytes)?;
+                }
+                self.adopt(leaf, artifact.clone(), &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_folds(&mut self) -> Result<(), RunError> {
+        let errors = self.tables.rows("errors")?;
+        for leaf in self.plan.folds().collect::<Vec<_>>() {
+            let name = self.plan.leaf_name(leaf);
+            let known = self.manifest.nodes.get(&name).map(|node| node.lineage.clone());
+            if known.as_ref() == Some(&self.plan.lineage[leaf]) {
+                let width = self.user_width(leaf);
+                let node = &self.plan.leaves[leaf].node;
+                let unknown = unknown_pairs(node, &errors, width);
+                if self.rebuild {
+                    let old = errors.iter().filter(|((key, _), _)| key[0].as_text() == Some(node));
+                    self.updates.entry(Channel::Errors(leaf)).or_default().extend(old.cloned());
+                }
+                self.workers.restore(leaf, self.tables.rows(&name)?, unknown)?;
+            } else {
+                self.workers.touch_all(leaf)?;
+            }
+        }
+        self.ready_folds()
+    }
+
+    fn user_width(&self, fold: LeafId) -> usize {
+        let Shape::Fold { source, .. } = &self.plan.leaves[fold].shape else { return 1 };
+        self.plan.sources.iter().find(|s| s.leaf == *source).map_or(1, |s| s.key.len())
+    }
+
+    /// Tells folds whose side input is complete, because every fit above it is done, to begin.
+    pub(super) fn ready_folds(&mut self) -> Result<(), RunError> {
+        for fold in self.plan.folds().collect::<Vec<_>>() {
+            let waits = self
+                .plan
+                .upstream(fold)
+                .into_iter()
+                .any(|leaf| matches!(self.plan.leaves[leaf].shape, Shape::Fit { .. }) && !self.fitted.contains_key(&leaf));
+            if !waits {
+                self.workers.ready(fold)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads an artifact and makes its version a row of the dataflow.
+    pub(super) fn adopt(
+        &mut self,
+        leaf: LeafId,
+        artifact: ArtifactState,
+        bytes: &[u8],
+    ) -> Result<(), RunError> {
+        let Shape::Fit { load, .. } = &self.plan.leaves[leaf].shape else { return Ok(()) };
+        let loaded = load(bytes)
+            .map_err(|cause| RunError::Node { node: self.plan.leaves[leaf].node.clone(), cause })?;
+        self.artifacts.insert(&artifact.digest, loaded);
+        let version = (Row::empty(), Row::from([Value::text(&artifact.digest)]));
+        self.workers.rows(leaf, vec![(version, 1)])?;
+        self.fitted.insert(leaf, artifact);
+        Ok(())
+    }
+
+    /// Completes a tick and takes in what it brought.
+    pub(super) fn tick(&mut self) -> Result<(), RunError> {
+        let Ticked { updates, unmatched, net } = self.workers.tick()?;
+        for (channel, rows) in updates {
+            match channel {
+                Channel::Pending(leaf) => self.note_pending(leaf, &rows),
+                Channel::Rows(leaf) => {
+                    if self.fit_inputs().contains(&leaf) {
+                        self.relations.entry(leaf).or_default().extend(rows.iter().cloned());
+                    }
+                }
+                Channel::Errors(_) | Channel::Used(_) => {}
+            }
+            if self.recording && !matches!(channel, Channel::Pending(_)) {
+                self.updates.entry(channel).or_default().extend(rows);
+            }
+        }
+        self.unmatched.extend(unmatched);
+        net.into_iter().for_each(|(source, n)| *self.net.entry(source).or_default() += n);
+        Ok(())
+    }
+
+    /// Relations that fits still to be done read.
+    fn fit_inputs(&self) -> BTreeSet<LeafId> {
+        let open = self.plan.fits().filter(|fit| !self.fitted.contains_key(fit));
+        open.flat_map(|fit| match &self.plan.leaves[fit].shape {
+            Shape::Fit { inputs, .. } => inputs.clone(),
+            _ => vec![],
+        })
+        .collect()
+    }
+
+    fn note_pending(&mut self, leaf: LeafId, rows: &[Update]) {
+        let pending = self.pending.entry(leaf).or_default();
+        for ((memo, request), count) in consolidate(rows.to_vec()) {
+            let Some(Value::Bytes(bytes)) = memo.first() else { continue };
+            let Ok(key) = MemoKey::try_from(bytes.as_ref()) else { continue };
+            match count {
+                1.. => pending.insert(key, request),
+                _ => pending.remove(&key),
+            };
+        }
+        let pending = &self.pending[&leaf];
+        self.failed.retain(|(at, key), _| *at != leaf || pending.contains_key(key));
+    }
+
+    /// Whether there is anything for an epoch to do.
+    pub fn has_work(&self) -> bool {
+        self.rebuild
+            || self.inputs.iter().any(|input| input.rows + input.retractions + input.rejected > 0)
+            || self.pending.values().any(|pending| !pending.is_empty())
+            || self.offsets.iter().any(|(source, offsets)| {
+                self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
+            })
+    }
+}
+
+/// The leaves whose rows are reported: outputs of nodes, folds, and what fits and inferences read.
+fn wanted(plan: &Plan) -> BTreeSet<LeafId> {
+    let outputs = plan.nodes.iter().map(|node| node.leaf);
+    let mut wanted: BTreeSet<LeafId> = outputs.chain(plan.folds()).collect();
+    for leaf in &plan.leaves {
+        match &leaf.shape {
+            Shape::Fit { inputs, .. } => wanted.extend(inputs),
+            Shape::Infer { requests, .. } => {
+                wanted.insert(*requests);
+            }
+            _ => {}
+        }
+    }
+    wanted
+}
+
+/// What decides a fit's result beside its inputs and the artifacts it reads.
+pub(super) fn fit_logic(plan: &Plan, leaf: LeafId) -> String {
+    match &plan.leaves[leaf].shape {
+        Shape::Fit { logic, .. } => blake3::hash(logic.as_bytes()).to_hex()[..32].to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Whether nodes came, went, or compute something else than at the last commit.
+pub fn changed_spec(plan: &Plan, manifest: &Manifest) -> bool {
+    let names: BTreeSet<String> = table_leaves(plan).map(|leaf| plan.leaf_name(leaf)).collect();
+    let known: BTreeSet<String> = manifest.nodes.keys().cloned().collect();
+    let moved = |leaf: LeafId| {
+        let known = manifest.nodes.get(&plan.leaf_name(leaf));
+        known.is_none_or(|node| node.lineage != plan.lineage[leaf])
+    };
+    names != known || table_leaves(plan).any(moved)
+}
+
+/// The leaves whose rows are kept as tables: outputs of nodes, and folds.
+pub fn table_leaves(plan: &Plan) -> impl Iterator<Item = LeafId> + '_ {
+    let outputs: BTreeSet<LeafId> = plan.nodes.iter().map(|node| node.leaf).chain(plan.folds()).collect();
+    outputs.into_iter()
+}
+
+/// The numbers of the sources: those they have, and new ones for new sources.
+fn source_ids(plan: &Plan, manifest: &Manifest) -> Result<BTreeMap<String, u16>, RunError> {
+    let mut ids: BTreeMap<String, u16> = BTreeMap::new();
+    let mut next = manifest.sources.values().map(|s| s.id + 1).max().unwrap_or(0);
+    for source in &plan.sources {
+        match manifest.sources.get(&source.name) {
+            Some(known) if known.logic != source.logic => {
+                return Err(RunError::SourceChanged(source.name.clone()));
+            }
+            Some(known) => {
+                ids.insert(source.name.clone(), known.id);
+            }
+            None => {
+                ids.insert(source.name.clone(), next);
+                next += 1;
+            }
+        }
+    }
+    Ok(ids)
+}

@@ -1,0 +1,63 @@
+//! Running a plan: workers, ticks, model calls, epochs.
+
+pub mod artifacts;
+pub mod commit;
+pub mod driver;
+pub mod fold;
+pub mod ingest;
+pub mod render;
+pub mod report;
+pub mod settle;
+pub mod worker;
+
+use crate::{connectors::SourceError, state::StateError};
+
+/// Why an epoch did not come about. Nothing of it is committed; answers paid for are kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A source or a delta.
+    #[error("source `{name}`: {error}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: SourceError,
+    },
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] worker::WorkerError),
+    /// A model or a fit.
+    #[error("{node}: {cause}")]
+    Node {
+        /// The node.
+        node: String,
+        /// What it could not do.
+        cause: String,
+    },
+    /// The budget.
+    #[error("stopped at --max-calls {0}; answers so far are kept: run again to go on")]
+    Budget(u64),
+    /// A source was declared differently before.
+    #[error("source `{0}` was declared differently when this state began; start a fresh --state for it")]
+    SourceChanged(String),
+    /// The plan file does not fit any more.
+    #[error("the plan file is stale: {0}; plan again")]
+    StalePlan(String),
+}
+
+impl RunError {
+    /// The exit code of a command that meets it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::State(StateError::Locked(_)) => 75,
+            RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } => 1,
+            RunError::Source { error, .. } => error.exit_code(),
+            RunError::Budget(_) => 4,
+            RunError::SourceChanged(_) => 78,
+            RunError::StalePlan(_) => 3,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What `plan` and `run` say of an epoch: one document, the same for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coea_operators::{
+    row::Row,
+    shape::{LeafId, Shape},
+};
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    commit::EpochChanges,
+    driver::{CallReport, Driver},
+};
+
+/// How sure a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Basis {
+    /// A run does exactly this.
+    Exact,
+    /// A run does at most this.
+    Bound,
+    /// A guess: a model above is not fitted yet.
+    Estimate,
+}
+
+impl Basis {
+    /// The word in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Basis::Exact => "exact",
+            Basis::Bound => "bound",
+            Basis::Estimate => "estimate",
+        }
+    }
+}
+
+/// What an epoch does to one node.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    /// Its name.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Live keys after the epoch.
+    pub keys: u64,
+    /// Keys that change, where they are known by name.
+    pub changed_keys: BTreeSet<Row>,
+    /// Keys that change.
+    pub changed: u64,
+    /// Model calls.
+    pub calls: CallReport,
+    /// Whether it calls a model at all.
+    pub infers: bool,
+    /// Whether the model is a language model.
+    pub language: bool,
+    /// How sure `calls` is.
+    pub calls_basis: Basis,
+    /// How sure `changed` is.
+    pub changed_basis: Basis,
+    /// Keys that vanish.
+    pub gone: u64,
+}
+
+/// An epoch, done or foreseen.
+pub struct Report {
+    /// True for a plan.
+    pub dry: bool,
+    /// The pipeline.
+    pub pipeline: String,
+    /// The epoch: that was committed; for a plan, that the state is at.
+    pub epoch: u64,
+    /// What came in.
+    pub inputs: Vec<super::driver::InputReport>,
+    /// Nodes whose logic differs from the last commit: node and kind of change.
+    pub spec_changes: Vec<(String, &'static str)>,
+    /// Every node.
+    pub nodes: Vec<NodeReport>,
+    /// Sinks by table name with the place of the node they read.
+    pub sinks: Vec<(String, usize)>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+impl Driver<'_> {
+    /// The report of the epoch as worked out so far.
+    pub fn report(&self, changes: &EpochChanges) -> Report {
+        let unresolved = self.unresolved();
+        let mut nodes: Vec<NodeReport> = Vec::new();
+        for node in &self.plan.nodes {
+            let infers: Vec<LeafId> =
+                self.plan.infers().filter(|leaf| self.plan.leaves[*leaf].node == node.name).collect();
+            let mut calls = CallReport::default();
+            for report in infers.iter().filter_map(|leaf| self.calls.get(leaf)) {
+                calls.calls += report.calls;
+                calls.memo_hits += report.memo_hits;
+                calls.errors += report.errors;
+                calls.cost += report.cost;
+                calls.seconds += report.seconds;
+            }
+            let change = changes.tables.get(&node.leaf).cloned().unwrap_or_default();
+            let mut report = NodeReport {
+                node: node.name.clone(),
+                op: node.op.clone(),
+                keys: change.live,
+                changed: change.keys.len() as u64,
+                changed_keys: change.keys,
+                calls,
+                infers: !infers.is_empty(),
+                language: infers.iter().any(|leaf| self.language(*leaf)),
+                calls_basis: Basis::Exact,
+                changed_basis: Basis::Exact,
+                gone: change.gone,
+            };
+            self.bound(node.leaf, &infers, &unresolved, &nodes, &mut report);
+            nodes.push(report);
+        }
+        Report {
+            dry: self.options.dry,
+            pipeline: self.plan.name.clone(),
+            epoch: self.manifest.epoch,
+            inputs: self.inputs.clone(),
+            spec_changes: self.spec_changes(),
+            nodes,
+            sinks: self.plan.sinks.iter().map(|sink| (sink.name.clone(), sink.node)).collect(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        }
+    }
+
+    fn language(&self, leaf: LeafId) -> bool {
+        matches!(&self.plan.leaves[leaf].shape, Shape::Infer { kernel, .. } if !kernel.cheap())
+    }
+
+    /// Where answers are missing, a node changes at most where what it reads changes.
+    fn bound(
+        &self,
+        leaf: LeafId,
+        infers: &[LeafId],
+        unresolved: &BTreeSet<LeafId>,
+        above: &[NodeReport],
+        report: &mut NodeReport,
+    ) {
+        let upstream: BTreeSet<LeafId> = self.plan.upstream(leaf).into_iter().chain([leaf]).collect();
+        if upstream.is_disjoint(unresolved) {
+            return;
+        }
+        let unfit = |leaf: &LeafId| self.unfit.contains(leaf);
+        if upstream.iter().any(unfit) {
+            let users = above.iter().map(|node| node.changed).max().unwrap_or(0);
+            report.changed_basis = Basis::Estimate;
+            report.changed = report.changed.max(users);
+            report.keys = report.keys.max(report.changed);
+            if report.infers {
+                report.calls_basis = Basis::Estimate;
+                let known = infers.iter().map(|leaf| self.requests(*leaf)).max().unwrap_or(0);
+                report.calls.calls = report.calls.calls.max(if known > 0 { known } else { users });
+            }
+            return;
+        }
+        let Some(node) = self.plan.node(&report.node) else { return };
+        for input in node.inputs.iter().filter_map(|name| self.plan.node(name)) {
+            if input.schema.key == node.schema.key
+                && let Some(read) = above.iter().find(|read| read.node == input.name)
+            {
+                report.changed_keys.extend(read.changed_keys.iter().cloned());
+                report.keys = report.keys.max(read.keys);
+            }
+        }
+        report.changed = report.changed_keys.len() as u64;
+        report.changed_basis = Basis::Bound;
+        let waits = infers.iter().any(|leaf| self.waits(*leaf));
+        if waits {
+            report.calls_basis = Basis::Bound;
+            report.calls.calls = report.changed;
+        }
+    }
+
+    /// Keys that ask an inference for something, where its requests are known.
+    fn requests(&self, leaf: LeafId) -> u64 {
+        let Shape::Infer { requests, .. } = &self.plan.leaves[leaf].shape else { return 0 };
+        let seen = self.updates.get(&super::render::Channel::Rows(*requests));
+        seen.map_or(0, |rows| rows.iter().map(|(_, diff)| *diff).sum::<i64>().max(0) as u64)
+    }
+
+    fn spec_changes(&self) -> Vec<(String, &'static str)> {
+        if self.manifest.epoch == 0 {
+            return Vec::new();
+        }
+        let known = &self.manifest.nodes;
+        let mut changes: Vec<(String, &'static str)> = Vec::new();
+        for node in &self.plan.nodes {
+            match known.get(&node.name) {
+                None => changes.push((node.name.clone(), "added")),
+                Some(old) if old.logic != node.logic => changes.push((node.name.clone(), "logic")),
+                Some(old) if old.lineage != self.plan.lineage[node.leaf] => {
+                    changes.push((node.name.clone(), "upstream"));
+                }
+                Some(_) => {}
+            }
+        }
+        let gone = known.keys().filter(|name| !name.contains('/') && self.plan.node(name).is_none());
+        changes.extend(gone.map(|name| (name.clone(), "removed")));
+        changes
+    }
+}
+
+impl Report {
+    /// Whether the epoch changes anything.
+    pub fn changes_anything(&self) -> bool {
+        let input = |i: &super::driver::InputReport| i.rows + i.retractions + i.rejected > 0;
+        self.inputs.iter().any(input)
+            || !self.spec_changes.is_empty()
+            || self.nodes.iter().any(|n| n.changed > 0 || n.calls.calls > 0)
+    }
+
+    /// Calls of language models.
+    pub fn language_calls(&self) -> u64 {
+        self.nodes.iter().filter(|node| node.language).map(|node| node.calls.calls).sum()
+    }
+
+    /// The document of the contract.
+    pub fn to_json(&self) -> Json {
+        let schema = if self.dry { "coea.plan/1" } else { "coea.run/1" };
+        let mut inference = CallReport::default();
+        for node in self.nodes.iter().filter(|node| node.language) {
+            inference.calls += node.calls.calls;
+            inference.memo_hits += node.calls.memo_hits;
+            inference.cost += node.calls.cost;
+            inference.seconds += node.calls.seconds;
+        }
+        json!({
+            "schema": schema,
+            "pipeline": self.pipeline,
+            "epoch": self.epoch,
+            "inputs": self.inputs.iter().map(input_json).collect::<Vec<_>>(),
+            "spec_changes": self.spec_changes.iter()
+                .map(|(node, kind)| json!({ "node": node, "kind": kind })).collect::<Vec<_>>(),
+            "nodes": self.nodes.iter().map(node_json).collect::<Vec<_>>(),
+            "inference": {
+                "calls": inference.calls,
+                "memo_hits": inference.memo_hits,
+                "prompt_tokens": inference.cost.prompt_tokens,
+                "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
+                "seconds": round(inference.seconds),
+            },
+            "sinks": self.sinks.iter().map(|(name, at)| self.sink_json(name, *at)).collect::<Vec<_>>(),
+            "seconds": round(self.seconds),
+        })
+    }
+
+    fn sink_json(&self, name: &str, at: usize) -> Json {
+        let node = &self.nodes[at];
+        json!({
+            "sink": name,
+            "puts": node.changed - node.gone.min(node.changed),
+            "deletes": node.gone,
+            "basis": node.changed_basis.word(),
+        })
+    }
+
+    /// The summary of calls by node name.
+    pub fn calls(&self) -> BTreeMap<&str, u64> {
+        self.nodes.iter().map(|node| (node.node.as_str(), node.calls.calls)).collect()
+    }
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+fn input_json(input: &super::driver::InputReport) -> Json {
+    let mut object = Map::new();
+    object.insert("source".into(), json!(input.source));
+    object.insert("rows".into(), json!(input.rows));
+    object.insert("retractions".into(), json!(input.retractions));
+    object.insert("rejected".into(), json!(input.rejected));
+    if let Some(epoch) = input.already_applied {
+        object.insert("already_applied".into(), json!(epoch));
+    }
+    Json::Object(object)
+}
+
+fn node_json(node: &NodeReport) -> Json {
+    let basis = match node.calls_basis == node.changed_basis {
+        true => json!(node.calls_basis.word()),
+        false => json!({ "calls": node.calls_basis.word(), "changed": node.changed_basis.word() }),
+    };
+    json!({
+        "node": node.node,
+        "op": node.op,
+        "keys": node.keys,
+        "changed": node.changed,
+        "calls": node.calls.calls,
+        "memo_hits": node.calls.memo_hits,
+        "errors": node.calls.errors,
+        "basis": basis,
+    })
+}
