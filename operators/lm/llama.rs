@@ -181,11 +181,6 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// Bytes of this piece.
-    pub(crate) fn bytes(&self) -> usize {
-        self.layers.iter().map(KeyValues::bytes).sum()
-    }
-
     fn path(&self, layer: usize) -> Vec<&KeyValues> {
         let mut path = self.parent.as_ref().map(|parent| parent.path(layer)).unwrap_or_default();
         path.push(&self.layers[layer]);
