@@ -79,11 +79,6 @@ impl KeyValues {
             }
         }
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
-    }
 }
 
 /// What one row attends to.

@@ -11,9 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::batch::Sequence;
 use super::error::LmError;
 use super::head::Edge;
-use super::llama::{LanguageModel, Llama, Sequence};
+use super::llama::{LanguageModel, Llama};
 use super::prefix::{Plan, Tail};
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
-use super::llama::{LanguageModel, Sequence};
+use super::llama::LanguageModel;
 use super::testing::model_path;
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;

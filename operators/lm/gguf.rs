@@ -59,11 +59,12 @@ impl Gguf {
 
     /// A list of strings.
     pub(crate) fn strings(&self, key: &str) -> Result<Vec<&str>, LmError> {
-        let one = |value| match value {
-            &Value::String(ref text) => Ok(text.as_str()),
-            other => Err(wrong(key, "a list of strings", other)),
-        };
-        self.array(key)?.iter().map(one).collect()
+        let mut strings = Vec::new();
+        for value in self.array(key)? {
+            let Value::String(text) = value else { return Err(wrong(key, "a list of strings", value)) };
+            strings.push(text.as_str());
+        }
+        Ok(strings)
     }
 
     /// A list of whole numbers.

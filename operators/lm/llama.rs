@@ -8,7 +8,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::attention::{Heads, KeyValues, Scratch, Sight, attend};
+use super::attention::{Heads, KeyValues, Scratch, attend};
+use super::batch::{Layout, Prefix, Sequence};
 use super::error::LmError;
 use super::gguf::{Gguf, unpermute};
 use super::head::Head;
@@ -146,89 +147,6 @@ impl Layer {
     }
 }
 
-/// One token of a tree that grows from the last token of a prompt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Branch {
-    /// The token.
-    pub(crate) token: u32,
-    /// Its parent, an earlier branch; `None` is the last token of the prompt.
-    pub(crate) parent: Option<usize>,
-}
-
-/// One prompt of a forward pass; its rows are its tokens, then the branches of its tree.
-#[derive(Clone, Copy)]
-pub(crate) struct Sequence<'a> {
-    /// Keys and values of the tokens before `tokens`.
-    pub(crate) prefix: Option<&'a Prefix>,
-    /// The tokens to compute.
-    pub(crate) tokens: &'a [u32],
-    /// The tree on top of them.
-    pub(crate) tree: &'a [Branch],
-}
-
-impl Sequence<'_> {
-    /// Rows in a forward pass.
-    pub(crate) fn rows(&self) -> usize {
-        self.tokens.len() + self.tree.len()
-    }
-}
-
-/// Keys and values of the beginning of some prompts, as a chain of pieces.
-pub(crate) struct Prefix {
-    parent: Option<Arc<Prefix>>,
-    end: usize,
-    layers: Vec<KeyValues>,
-}
-
-impl Prefix {
-    /// Bytes of this piece.
-    pub(crate) fn bytes(&self) -> usize {
-        self.layers.iter().map(KeyValues::bytes).sum()
-    }
-
-    fn path(&self, layer: usize) -> Vec<&KeyValues> {
-        let mut path = self.parent.as_ref().map(|parent| parent.path(layer)).unwrap_or_default();
-        path.push(&self.layers[layer]);
-        path
-    }
-}
-
-/// Positions and sight of the rows of a batch.
-struct Layout {
-    tokens: Vec<u32>,
-    positions: Vec<usize>,
-    sights: Vec<Sight>,
-}
-
-impl Layout {
-    fn new(sequences: &[Sequence]) -> Self {
-        let mut layout = Self { tokens: Vec::new(), positions: Vec::new(), sights: Vec::new() };
-        for sequence in sequences {
-            let start = sequence.prefix.map_or(0, |prefix| prefix.end);
-            for (i, token) in sequence.tokens.iter().enumerate() {
-                let prompt = start + i + 1;
-                layout.push(*token, start + i, Sight { prompt, ancestors: Vec::new() });
-            }
-            let (first, prompt) = (layout.tokens.len(), start + sequence.tokens.len());
-            for branch in sequence.tree {
-                let row = layout.tokens.len();
-                let mut ancestors =
-                    branch.parent.map_or(Vec::new(), |p| layout.sights[first + p].ancestors.clone());
-                let position = prompt + ancestors.len();
-                ancestors.push(row);
-                layout.push(branch.token, position, Sight { prompt, ancestors });
-            }
-        }
-        layout
-    }
-
-    fn push(&mut self, token: u32, position: usize, sight: Sight) {
-        self.tokens.push(token);
-        self.positions.push(position);
-        self.sights.push(sight);
-    }
-}
-
 /// The weights of a llama network.
 pub(crate) struct Llama {
     sizes: Sizes,
@@ -291,8 +209,7 @@ impl Llama {
         let mut layers = Vec::with_capacity(self.sizes.layers);
         let sequence = Sequence { prefix: parent.as_deref(), tokens, tree: &[] };
         self.forward(&[sequence], &mut |keys_values| layers.push(std::mem::take(keys_values)));
-        let end = parent.as_ref().map_or(0, |p| p.end) + tokens.len();
-        Prefix { parent, end, layers }
+        Prefix::new(parent, tokens.len(), layers)
     }
 
     /// Hidden states before the last norm, `[row][hidden]`, the rows of the sequences in order.

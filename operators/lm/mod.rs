@@ -5,6 +5,7 @@
 //! log-probability of every label; candidates, losses and divergences are arithmetic on those.
 
 mod attention;
+mod batch;
 mod closed_set;
 mod error;
 #[cfg(test)]

@@ -9,8 +9,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::batch::Prefix;
 use crate::shape::Cost;
-use super::llama::{Llama, Prefix};
+use super::llama::Llama;
 
 /// Shared tokens worth a forward pass of their own.
 const LEAST: usize = 12;

@@ -4,9 +4,9 @@
 //! space, and each path ends with the end token; so the log-probability of a path is that of the
 //! answer being exactly this label. End tokens are never forwarded, only asked for.
 
+use super::batch::Branch;
 use super::error::LmError;
 use super::head::Edge;
-use super::llama::Branch;
 use super::tokenizer::LmTokenizer;
 
 /// What stands before an answer; tokens must not merge across it.
