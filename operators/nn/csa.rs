@@ -63,10 +63,10 @@ impl Default for CsaConfig {
             heads: 4,
             pool: Pool::Last,
             max_length: 50,
-            dropout: 0.2,
-            learning_rate: 1e-3,
-            batch: 32,
-            max_epochs: 12,
+            dropout: 0.3,
+            learning_rate: 2e-3,
+            batch: 8,
+            max_epochs: 8,
             patience: 3,
             seed: 0,
         }
@@ -88,7 +88,7 @@ impl CsaConfig {
                 return Err(NnError::config(name, value, "at least 1"));
             }
         }
-        if self.dim % self.heads != 0 {
+        if !self.dim.is_multiple_of(self.heads) {
             return Err(NnError::config("heads", self.heads, "a divisor of `dim`"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
