@@ -55,7 +55,9 @@ pub struct CsaConfig {
 }
 
 impl Default for CsaConfig {
-    /// The paper's sizes (d = 128, L = 4) with settings that suit some 10⁵ clicks.
+    /// The paper's sizes (d = 128, L = 4) with settings that suit some 10⁵ clicks: on MovieLens-100k
+    /// (leave one out, full ranking) HR@10 is .133 and .139 with two seeds, .217 and .215 without
+    /// items already seen. Rates from about 3e-3 on can end in predicting popularity only.
     fn default() -> Self {
         CsaConfig {
             dim: 128,
