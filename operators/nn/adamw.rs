@@ -41,19 +41,15 @@ impl AdamW {
         // `powi` is repeated multiplication: the same on every machine.
         let unbias1 = 1.0 / (1.0 - BETA1.powi(self.step as i32));
         let unbias2 = 1.0 / (1.0 - BETA2.powi(self.step as i32));
-        let update = |(((v, g), m), s): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| {
-            for (((v, g), m), s) in v.iter_mut().zip(g).zip(m).zip(s) {
+        let both = self.first.par_chunks_mut(PIECE).zip(self.second.par_chunks_mut(PIECE));
+        let moved = values.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
+        moved.zip(both).for_each(|((values, gradient), (first, second))| {
+            for (((v, g), m), s) in values.iter_mut().zip(gradient).zip(first).zip(second) {
                 *m = BETA1 * *m + (1.0 - BETA1) * g;
                 *s = BETA2 * *s + (1.0 - BETA2) * g * g;
                 *v -= rate * (*m * unbias1) / ((*s * unbias2).sqrt() + EPSILON);
             }
-        };
-        values
-            .par_chunks_mut(PIECE)
-            .zip(gradient.par_chunks(PIECE))
-            .zip(self.first.par_chunks_mut(PIECE))
-            .zip(self.second.par_chunks_mut(PIECE))
-            .for_each(update);
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{
     activation::exp_shifted,
-    matrix::{Into, View, dot, multiply},
+    matrix::{Store, View, dot, multiply},
 };
 
 /// Attention weights of every sequence and head, for the backward pass: a square per pair, row by
@@ -57,7 +57,7 @@ pub fn forward(qkv: &[f32], segments: &[Range<usize>], width: usize, n_heads: us
     for head in heads(segments, width, n_heads) {
         let (rows, scale) = (head.rows, 1.0 / (head.size as f32).sqrt());
         let mut scores = vec![0.0; rows * rows];
-        multiply(&mut scores, rows, head.view(qkv, 0), head.view(qkv, 1).t(), scale, Into::Overwrite);
+        multiply(&mut scores, rows, head.view(qkv, 0), head.view(qkv, 1).t(), scale, Store::Overwrite);
         for (i, row) in scores.chunks_exact_mut(rows).enumerate() {
             let (seen, hidden) = row.split_at_mut(i + 1);
             let (_, sum) = exp_shifted(seen);
@@ -65,7 +65,7 @@ pub fn forward(qkv: &[f32], segments: &[Range<usize>], width: usize, n_heads: us
             hidden.fill(0.0);
         }
         let scores_view = View::new(&scores, rows, rows);
-        multiply(&mut out[head.out()..], width, scores_view, head.view(qkv, 2), 1.0, Into::Overwrite);
+        multiply(&mut out[head.out()..], width, scores_view, head.view(qkv, 2), 1.0, Store::Overwrite);
         weights.push(scores);
     }
     (out, Weights(weights))
@@ -86,17 +86,17 @@ pub fn backward(
         let (rows, scale) = (head.rows, 1.0 / (head.size as f32).sqrt());
         let p = View::new(weights, rows, rows);
         let dy = View::band(&dy[head.out()..], rows, head.size, width);
-        multiply(&mut dqkv[head.start(2)..], stride, p.t(), dy, 1.0, Into::Overwrite);
+        multiply(&mut dqkv[head.start(2)..], stride, p.t(), dy, 1.0, Store::Overwrite);
         let mut ds = vec![0.0; rows * rows];
-        multiply(&mut ds, rows, dy, head.view(qkv, 2).t(), 1.0, Into::Overwrite);
+        multiply(&mut ds, rows, dy, head.view(qkv, 2).t(), 1.0, Store::Overwrite);
         // Where the weight is zero, above the diagonal, so is the gradient of the score.
         for (d, p) in ds.chunks_exact_mut(rows).zip(weights.chunks_exact(rows)) {
             let mean = dot(d, p);
             d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean));
         }
         let ds = View::new(&ds, rows, rows);
-        multiply(&mut dqkv[head.start(0)..], stride, ds, head.view(qkv, 1), scale, Into::Overwrite);
-        multiply(&mut dqkv[head.start(1)..], stride, ds.t(), head.view(qkv, 0), scale, Into::Overwrite);
+        multiply(&mut dqkv[head.start(0)..], stride, ds, head.view(qkv, 1), scale, Store::Overwrite);
+        multiply(&mut dqkv[head.start(1)..], stride, ds.t(), head.view(qkv, 0), scale, Store::Overwrite);
     }
     dqkv
 }

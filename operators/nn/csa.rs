@@ -55,7 +55,9 @@ pub struct CsaConfig {
 }
 
 impl Default for CsaConfig {
-    /// The paper's sizes (d = 128, L = 4) with settings that suit some 10⁵ clicks.
+    /// The paper's sizes (d = 128, L = 4) with settings that suit some 10⁵ clicks: on MovieLens-100k
+    /// (leave one out, full ranking) HR@10 is .133 and .139 with two seeds, .217 and .215 without
+    /// items already seen. Rates from about 3e-3 on can end in predicting popularity only.
     fn default() -> Self {
         CsaConfig {
             dim: 128,
@@ -63,10 +65,10 @@ impl Default for CsaConfig {
             heads: 4,
             pool: Pool::Last,
             max_length: 50,
-            dropout: 0.2,
-            learning_rate: 1e-3,
-            batch: 32,
-            max_epochs: 12,
+            dropout: 0.3,
+            learning_rate: 2e-3,
+            batch: 8,
+            max_epochs: 8,
             patience: 3,
             seed: 0,
         }
@@ -88,7 +90,7 @@ impl CsaConfig {
                 return Err(NnError::config(name, value, "at least 1"));
             }
         }
-        if self.dim % self.heads != 0 {
+        if !self.dim.is_multiple_of(self.heads) {
             return Err(NnError::config("heads", self.heads, "a divisor of `dim`"));
         }
         if !(0.0..1.0).contains(&self.dropout) {

@@ -85,6 +85,7 @@ pub(super) fn fit(
 ) -> Result<FitReport, NnError> {
     let split = split(encoder, data)?;
     let config = encoder.config.clone();
+    start_at_popularity(encoder, &split.train);
     let mut optimiser = AdamW::new(&encoder.model.layout);
     let mut best = (f64::INFINITY, 0, encoder.params.clone());
     let mut epochs = Vec::new();
@@ -111,6 +112,17 @@ pub(super) fn fit(
     encoder.params = best.2;
     let targets = split.train.iter().map(|s| s.items.len()).sum();
     Ok(FitReport { epochs, best_epoch: best.1, held_out_users: split.held_out.len(), targets })
+}
+
+/// Sets each item's output bias to the logarithm of its frequency, about the mean: the first steps
+/// then go into who likes what, instead of learning popularity through the embeddings.
+fn start_at_popularity(encoder: &mut CsaEncoder, train: &[Sequence]) {
+    let mut counts = vec![1u32; encoder.n_items];
+    train.iter().flat_map(|s| &s.items).for_each(|item| counts[*item as usize - 1] += 1);
+    let logs: Vec<f32> = counts.iter().map(|n| (*n as f32).ln()).collect();
+    let mean = logs.iter().sum::<f32>() / logs.len() as f32;
+    let (_, bias) = encoder.model.output_ranges();
+    encoder.params[bias].iter_mut().zip(&logs).for_each(|(b, log)| *b = log - mean);
 }
 
 /// One pass over the data; returns the mean loss.

@@ -6,7 +6,7 @@
 //! owns it anyway.
 
 use super::{
-    matrix::{self, Into, View, add_scaled, dot, multiply},
+    matrix::{self, Store, View, add_scaled, dot, multiply},
     params::{Init, Layout, Slot},
 };
 
@@ -42,7 +42,7 @@ impl Linear {
         let (inputs, outputs) = (self.weight.rows, self.weight.cols);
         let rows = x.len() / inputs;
         let mut y = params[self.bias.range()].repeat(rows);
-        multiply(&mut y, outputs, View::new(x, rows, inputs), self.weight(params), 1.0, Into::Add);
+        multiply(&mut y, outputs, View::new(x, rows, inputs), self.weight(params), 1.0, Store::Add);
         y
     }
 
@@ -52,11 +52,11 @@ impl Linear {
         let rows = x.len() / inputs;
         let dy_view = View::new(dy, rows, outputs);
         let dw = &mut gradient[self.weight.range()];
-        multiply(dw, outputs, View::new(x, rows, inputs).t(), dy_view, 1.0, Into::Add);
+        multiply(dw, outputs, View::new(x, rows, inputs).t(), dy_view, 1.0, Store::Add);
         let db = &mut gradient[self.bias.range()];
         dy.chunks_exact(outputs).for_each(|row| add_scaled(db, 1.0, row));
         let mut dx = vec![0.0; x.len()];
-        multiply(&mut dx, inputs, dy_view, self.weight(params).t(), 1.0, Into::Overwrite);
+        multiply(&mut dx, inputs, dy_view, self.weight(params).t(), 1.0, Store::Overwrite);
         dx
     }
 }

@@ -45,7 +45,7 @@ fn extent(rows: usize, cols: usize, stride: usize) -> usize {
 
 /// What a product does with what its destination holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
+pub enum Store {
     /// Replaces it.
     Overwrite,
     /// Adds to it.
@@ -56,7 +56,7 @@ pub enum Into {
 ///
 /// # Panics
 /// If the inner dimensions differ or `out` is too short.
-pub fn multiply(out: &mut [f32], stride: usize, a: View<'_>, b: View<'_>, scale: f32, into: Into) {
+pub fn multiply(out: &mut [f32], stride: usize, a: View<'_>, b: View<'_>, scale: f32, store: Store) {
     assert_eq!(a.cols, b.rows, "inner dimensions differ");
     assert!(
         b.cols <= stride && extent(a.rows, b.cols, stride) <= out.len(),
@@ -65,7 +65,7 @@ pub fn multiply(out: &mut [f32], stride: usize, a: View<'_>, b: View<'_>, scale:
     if a.rows == 0 || b.cols == 0 {
         return;
     }
-    let add = into == Into::Add;
+    let add = store == Store::Add;
     // SAFETY: both views were checked at construction to lie inside their slices, `out` just above,
     // and `out` is borrowed mutably, so it overlaps neither.
     unsafe {
@@ -153,9 +153,9 @@ mod tests {
         let wide = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
         let a = View::band(&wide, 2, 2, 3);
         let mut out = [100.0; 4];
-        multiply(&mut out, 2, a, a.t(), 1.0, Into::Overwrite);
+        multiply(&mut out, 2, a, a.t(), 1.0, Store::Overwrite);
         assert_eq!(out, [5.0, 11.0, 11.0, 25.0]);
-        multiply(&mut out, 2, a, a.t(), -1.0, Into::Add);
+        multiply(&mut out, 2, a, a.t(), -1.0, Store::Add);
         assert_eq!(out, [0.0; 4]);
     }
 

@@ -5,7 +5,7 @@
 
 use super::{
     activation::exp_shifted,
-    matrix::{Into, View, multiply},
+    matrix::{Store, View, multiply},
 };
 
 const BLOCK: usize = 128;
@@ -27,7 +27,7 @@ impl Output<'_> {
         let rows = hidden.len() / width;
         let mut scores = self.bias.repeat(rows);
         let items = View::new(self.items, n, width);
-        multiply(&mut scores, n, View::new(hidden, rows, width), items.t(), 1.0, Into::Add);
+        multiply(&mut scores, n, View::new(hidden, rows, width), items.t(), 1.0, Store::Add);
         scores
     }
 }
@@ -62,8 +62,8 @@ pub fn loss_and_gradient(
             gradient.bias.iter_mut().zip(&*row).for_each(|(d, g)| *d += g);
         }
         let dscores = View::new(&scores, rows, n);
-        multiply(gradient.items, width, dscores.t(), View::new(hidden, rows, width), 1.0, Into::Add);
-        multiply(dhidden, width, dscores, View::new(output.items, n, width), 1.0, Into::Overwrite);
+        multiply(gradient.items, width, dscores.t(), View::new(hidden, rows, width), 1.0, Store::Add);
+        multiply(dhidden, width, dscores, View::new(output.items, n, width), 1.0, Store::Overwrite);
     }
     (loss, dhidden)
 }
