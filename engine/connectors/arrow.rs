@@ -41,8 +41,9 @@ pub fn rows_to_batch<'a>(
     let schema = Schema::new([], columns.iter().cloned()).to_arrow();
     let arrays = columns.iter().enumerate().map(|(at, column)| {
         let cells: Vec<&Value> = rows.iter().map(|row| row.get(at).unwrap_or(&Value::Null)).collect();
-        array(&column.ty, &cells)
-            .map_err(|found| ArrowError::CastError(format!("column {}: {found} is no {}", column.name, column.ty)))
+        array(&column.ty, &cells).map_err(|found| {
+            ArrowError::CastError(format!("column {}: {found} is no {}", column.name, column.ty))
+        })
     });
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     RecordBatch::try_new_with_options(Arc::new(schema), arrays.collect::<Result<_, _>>()?, &options)
@@ -50,7 +51,10 @@ pub fn rows_to_batch<'a>(
 
 /// One column; the error is the cell that is of another type.
 fn array(ty: &Type, cells: &[&Value]) -> Result<ArrayRef, Value> {
-    fn each<'a, T>(cells: &[&'a Value], get: impl Fn(&'a Value) -> Option<T>) -> Result<Vec<Option<T>>, Value> {
+    fn each<'a, T>(
+        cells: &[&'a Value],
+        get: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, Value> {
         let one = |cell: &&'a Value| match cell {
             Value::Null => Ok(None),
             cell => get(cell).map(Some).ok_or_else(|| (*cell).clone()),
@@ -197,7 +201,10 @@ fn castable(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
         (DataType::Null, _) => true,
         (
-            DataType::List(a) | DataType::LargeList(a) | DataType::FixedSizeList(a, _) | DataType::ListView(a),
+            DataType::List(a)
+            | DataType::LargeList(a)
+            | DataType::FixedSizeList(a, _)
+            | DataType::ListView(a),
             DataType::List(b),
         ) => castable(a.data_type(), b.data_type()),
         (_, DataType::Utf8) => text || from.is_integer(),
@@ -258,5 +265,6 @@ fn value(array: &dyn Array, row: usize) -> Option<Value> {
 /// A cell as Arrow prints it.
 pub(super) fn shown(array: &dyn Array, row: usize) -> String {
     let options = FormatOptions::default().with_null("null");
-    ArrayFormatter::try_new(array, &options).map_or_else(|error| error.to_string(), |f| f.value(row).to_string())
+    ArrayFormatter::try_new(array, &options)
+        .map_or_else(|error| error.to_string(), |f| f.value(row).to_string())
 }

@@ -111,9 +111,9 @@ pub(super) fn exact_whole(value: f64) -> Option<i64> {
 fn json_value(ty: &Type, json: Json) -> Result<Value, String> {
     match (ty, json) {
         (_, Json::Null) => Ok(Value::Null),
-        (Type::List(item), Json::Array(items)) => Ok(Value::List(
-            items.into_iter().map(|json| json_value(item, json)).collect::<Result<_, _>>()?,
-        )),
+        (Type::List(item), Json::Array(items)) => {
+            Ok(Value::List(items.into_iter().map(|json| json_value(item, json)).collect::<Result<_, _>>()?))
+        }
         (Type::Bool, Json::Bool(v)) => Ok(Value::Bool(v)),
         (Type::Text, Json::String(v)) => Ok(Value::text(v)),
         (Type::Text, Json::Number(v)) if v.is_i64() || v.is_u64() => Ok(Value::text(v.to_string())),
@@ -203,9 +203,13 @@ mod tests {
             let json = serde_json::from_str(json).unwrap();
             assert_eq!(cell(ty, false, false).from_json(json), Ok(value), "{ty}");
         }
-        for (ty, json) in
-            [("u64", "18446744073709551616"), ("text", "{\"a\":1}"), ("u64", "[1]"), ("bool", "1"), ("text", "1.5")]
-        {
+        for (ty, json) in [
+            ("u64", "18446744073709551616"),
+            ("text", "{\"a\":1}"),
+            ("u64", "[1]"),
+            ("bool", "1"),
+            ("text", "1.5"),
+        ] {
             let json = serde_json::from_str(json).unwrap();
             assert!(cell(ty, false, false).from_json(json).is_err(), "{ty}");
         }

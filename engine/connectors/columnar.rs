@@ -80,11 +80,8 @@ pub(super) fn read(
         return Ok(offset);
     }
     out.start_file(name)?;
-    let unreadable = |error: String| SourceError::Format {
-        file: name.to_string(),
-        format: format.name(),
-        message: error,
-    };
+    let unreadable =
+        |error: String| SourceError::Format { file: name.to_string(), format: format.name(), message: error };
     for batch in open(path, format).map_err(unreadable)? {
         let batch = batch.map_err(|error| unreadable(error.to_string()))?;
         take(name, &batch, reading, unit, offset.lines, out)?;
@@ -168,5 +165,8 @@ fn take_row(
 fn raw(batch: &RecordBatch, row: usize) -> String {
     let schema = batch.schema();
     let cells = schema.fields().iter().zip(batch.columns());
-    cells.map(|(field, array)| format!("{}: {}", field.name(), shown(array, row))).collect::<Vec<_>>().join(", ")
+    cells
+        .map(|(field, array)| format!("{}: {}", field.name(), shown(array, row)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

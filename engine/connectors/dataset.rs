@@ -250,7 +250,12 @@ impl DatasetParams {
         }
     }
 
-    pub(super) fn open(&self, name: &str, folder: &Path, table: SourceTable) -> Result<DatasetSource, SourceError> {
+    pub(super) fn open(
+        &self,
+        name: &str,
+        folder: &Path,
+        table: SourceTable,
+    ) -> Result<DatasetSource, SourceError> {
         let path = self.path.as_ref().map(|path| folder.join(path));
         let data = fetch::dataset(self.name.as_str(), path.as_deref())?;
         let layout = Layout::of(self.name, self.table);

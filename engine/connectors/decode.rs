@@ -175,7 +175,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// What is wrong with the header.
     pub fn new(format: TextFormat, reading: &'a Reading, header: &[u8]) -> Result<Self, String> {
-        let mut fields = Fields::default();
+        let mut fields = Fields::new();
         let slots = if format.has_header() {
             let text = format.text(header).map_err(|_| "the header is not UTF-8".to_string())?;
             fields.split(format, &text);
@@ -234,7 +234,6 @@ pub(super) fn diff_of(text: &str) -> Result<i64, String> {
 }
 
 /// The fields of the record at hand, unquoted.
-#[derive(Default)]
 struct Fields {
     reader: csv_core::Reader,
     text: Vec<u8>,
@@ -242,6 +241,11 @@ struct Fields {
 }
 
 impl Fields {
+    fn new() -> Self {
+        // Not `Reader::default()`, which lacks the tables that `new` builds.
+        Fields { reader: csv_core::Reader::new(), text: Vec::new(), ends: Vec::new() }
+    }
+
     fn split(&mut self, format: TextFormat, record: &str) {
         self.ends.clear();
         self.text.clear();

@@ -251,7 +251,8 @@ impl FilesParams {
         }
         for (theirs, ours) in &self.rename {
             if self.rename.iter().any(|(other, name)| name == ours && other < theirs) {
-                wrong.push(ParamError::new(format!("rename.{theirs}"), format!("a second name for `{ours}`")));
+                wrong
+                    .push(ParamError::new(format!("rename.{theirs}"), format!("a second name for `{ours}`")));
             }
         }
         if names().any(|name| name == "diff") {
@@ -271,7 +272,12 @@ impl FilesParams {
         }
     }
 
-    pub(super) fn open(&self, name: &str, folder: &Path, table: SourceTable) -> Result<FilesSource, SourceError> {
+    pub(super) fn open(
+        &self,
+        name: &str,
+        folder: &Path,
+        table: SourceTable,
+    ) -> Result<FilesSource, SourceError> {
         let filter = table.condition.as_ref().map(|sql| Filter::parse(sql, &table.schema)).transpose()?;
         Ok(FilesSource {
             name: name.to_string(),
@@ -308,13 +314,14 @@ impl FilesSource {
             vec![literal]
         } else {
             let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
-            let paths = glob::glob_with(&pattern, options).map_err(|error| SourceError::NoFile {
-                pattern: format!("{pattern} ({error})"),
-            })?;
+            let paths = glob::glob_with(&pattern, options)
+                .map_err(|error| SourceError::NoFile { pattern: format!("{pattern} ({error})") })?;
             paths.filter_map(Result::ok).filter(|path| path.is_file()).collect()
         };
         if found.is_empty() {
-            return Err(SourceError::NoFile { pattern: self.folder.join(&self.pattern).display().to_string() });
+            return Err(SourceError::NoFile {
+                pattern: self.folder.join(&self.pattern).display().to_string(),
+            });
         }
         let name = |path: &Path| {
             let inside = path.strip_prefix(&self.folder).unwrap_or(path);

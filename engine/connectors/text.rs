@@ -71,11 +71,8 @@ fn check_prefix(
 ) -> Result<blake3::Hasher, SourceError> {
     let mut hasher = blake3::Hasher::new();
     let Some(from) = from else { return Ok(hasher) };
-    let rewritten = |what: String| SourceError::Rewritten {
-        file: file.name.to_string(),
-        what,
-        bytes: from.bytes,
-    };
+    let rewritten =
+        |what: String| SourceError::Rewritten { file: file.name.to_string(), what, bytes: from.bytes };
     if size < from.bytes {
         return Err(rewritten(format!("it has {size} bytes, and {} were read before", from.bytes)));
     }
@@ -160,8 +157,7 @@ impl<'a> Cursor<'a> {
         let io = SourceError::io(self.file.path);
         let handle = File::open(self.file.path).map_err(io)?;
         // The digest is of the main cursor; this one only looks.
-        let mut cursor =
-            Cursor::new(handle, self.file, blake3::Hasher::new(), 0, 0, self.bytes);
+        let mut cursor = Cursor::new(handle, self.file, blake3::Hasher::new(), 0, 0, self.bytes);
         cursor.first_record()
     }
 
