@@ -131,7 +131,10 @@ impl Reading {
             }
         }
         let row = Row::new(cells);
-        self.finish.map_or(Ok(row.clone()), |finish| finish(row))
+        match self.finish {
+            Some(finish) => finish(row),
+            None => Ok(row),
+        }
     }
 }
 
@@ -211,7 +214,7 @@ impl<'a> Decoder<'a> {
         for (slot, field) in self.slots.iter().zip(self.fields.iter()) {
             match *slot {
                 Slot::Column(at) => {
-                    cells[at] = self.reading.cells[at].from_text(&field, self.format.list_separator())?;
+                    cells[at] = self.reading.cells[at].read_text(&field, self.format.list_separator())?;
                 }
                 Slot::Diff => diff = diff_of(&field)?,
                 Slot::Skip => {}
@@ -335,7 +338,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                 }
                 Slot::Column(at) => {
                     let json: serde_json::Value = map.next_value()?;
-                    cells[at] = reading.cells[at].from_json(json).map_err(M::Error::custom)?;
+                    cells[at] = reading.cells[at].read_json(json).map_err(M::Error::custom)?;
                     given[at] = true;
                 }
                 Slot::Diff if diff.is_some() => {
