@@ -34,13 +34,13 @@ impl Cell {
 
     /// Reads a field of a delimited file; lists are split at `separator`. An empty field is null,
     /// of a list column the empty list.
-    pub fn from_text(&self, field: &str, separator: char) -> Result<Value, String> {
+    pub fn read_text(&self, field: &str, separator: char) -> Result<Value, String> {
         let value = text_value(&self.ty, field, separator).map_err(|cause| self.named(cause))?;
         self.check(value)
     }
 
     /// Reads a JSON value. Text is taken for a number where it spells one.
-    pub fn from_json(&self, json: Json) -> Result<Value, String> {
+    pub fn read_json(&self, json: Json) -> Result<Value, String> {
         let value = json_value(&self.ty, json).map_err(|cause| self.named(cause))?;
         self.check(value)
     }
@@ -168,7 +168,7 @@ mod tests {
             ("list<text>", "a|b", Value::list([Value::text("a"), Value::text("b")])),
             ("list<text>", "", Value::list([])),
         ] {
-            assert_eq!(cell(ty, false, false).from_text(field, '|'), Ok(value), "{ty} {field}");
+            assert_eq!(cell(ty, false, false).read_text(field, '|'), Ok(value), "{ty} {field}");
         }
         for (ty, field) in [
             ("u64", "-1"),
@@ -183,11 +183,11 @@ mod tests {
             ("timestamp", "1997-12-04"),
             ("list<u64>", "1|x"),
         ] {
-            let cause = cell(ty, false, false).from_text(field, '|').unwrap_err();
+            let cause = cell(ty, false, false).read_text(field, '|').unwrap_err();
             assert!(cause.starts_with("column `c`: "), "{cause}");
         }
-        assert!(cell("u64", true, false).from_text("", '|').is_err());
-        assert!(cell("i64", true, true).from_text("-1", '|').is_err());
+        assert!(cell("u64", true, false).read_text("", '|').is_err());
+        assert!(cell("i64", true, true).read_text("-1", '|').is_err());
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
             ("list<text>", "[\"a\",null]", Value::list([Value::text("a"), Value::Null])),
         ] {
             let json = serde_json::from_str(json).unwrap();
-            assert_eq!(cell(ty, false, false).from_json(json), Ok(value), "{ty}");
+            assert_eq!(cell(ty, false, false).read_json(json), Ok(value), "{ty}");
         }
         for (ty, json) in [
             ("u64", "18446744073709551616"),
@@ -211,7 +211,7 @@ mod tests {
             ("text", "1.5"),
         ] {
             let json = serde_json::from_str(json).unwrap();
-            assert!(cell(ty, false, false).from_json(json).is_err(), "{ty}");
+            assert!(cell(ty, false, false).read_json(json).is_err(), "{ty}");
         }
     }
 }

@@ -6,7 +6,8 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Read},
+    io::{self, Read, Seek, SeekFrom},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
@@ -14,8 +15,9 @@ use coea_operators::row::Value;
 use datafusion::{
     arrow::{
         array::{ArrayRef, RecordBatch},
+        buffer::Buffer,
         error::ArrowError,
-        ipc::reader::{FileReader, StreamReader},
+        ipc::reader::StreamDecoder,
     },
     parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
 };
@@ -82,8 +84,9 @@ pub(super) fn read(
     out.start_file(name)?;
     let unreadable =
         |error: String| SourceError::Format { file: name.to_string(), format: format.name(), message: error };
-    for batch in open(path, format).map_err(unreadable)? {
-        let batch = batch.map_err(|error| unreadable(error.to_string()))?;
+    let mut batches = guarded(|| open(path, format)).map_err(unreadable)?;
+    let mut next = || guarded(|| batches.next().transpose().map_err(|error| error.to_string()));
+    while let Some(batch) = next().map_err(unreadable)? {
         take(name, &batch, reading, unit, offset.lines, out)?;
         offset.lines += batch.num_rows() as u64;
     }
@@ -93,20 +96,88 @@ pub(super) fn read(
 
 fn open(path: &Path, format: ColumnarFormat) -> Result<Batches, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    if format == ColumnarFormat::Parquet {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
-            .map_err(|error| error.to_string())?;
-        return Ok(Box::new(reader));
-    }
-    let mut magic = [0; 6];
-    let mut peek = File::open(path).map_err(|error| error.to_string())?;
-    let is_file = peek.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
-    Ok(if is_file {
-        Box::new(FileReader::try_new(BufReader::new(file), None).map_err(|error| error.to_string())?)
-    } else {
-        Box::new(StreamReader::try_new(BufReader::new(file), None).map_err(|error| error.to_string())?)
+    Ok(match format {
+        ColumnarFormat::Parquet => {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+                .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+                .map_err(|error| error.to_string())?;
+            Box::new(reader)
+        }
+        ColumnarFormat::Arrow => Box::new(ArrowBatches {
+            stream: arrow_stream(file).map_err(|error| error.to_string())?,
+            decoder: StreamDecoder::new(),
+            chunk: Buffer::from(Vec::<u8>::new()),
+        }),
     })
+}
+
+/// The stream of messages inside an Arrow IPC file, or all of an Arrow IPC stream.
+fn arrow_stream(mut file: File) -> io::Result<io::Take<File>> {
+    const MAGIC: &[u8; 6] = b"ARROW1";
+    /// Footer length and closing magic.
+    const TAIL: u64 = 10;
+    let size = file.metadata()?.len();
+    let mut head = [0; 8];
+    let is_file = size >= 8 + TAIL && file.read_exact(&mut head).is_ok() && head.starts_with(MAGIC);
+    if !is_file {
+        file.rewind()?;
+        return Ok(file.take(size));
+    }
+    let mut tail = [0; TAIL as usize];
+    file.seek(SeekFrom::Start(size - TAIL))?;
+    file.read_exact(&mut tail)?;
+    let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    let cut = || io::Error::new(io::ErrorKind::InvalidData, "its end is cut off");
+    let end = (size - TAIL).checked_sub(footer).filter(|end| *end >= 8 && tail.ends_with(MAGIC));
+    let end = end.ok_or_else(cut)?;
+    // Writers pad the magic to 8 bytes or more; messages start at a multiple of 8.
+    let mut start = 8;
+    file.seek(SeekFrom::Start(start))?;
+    while start + 8 <= end && file.read_exact(&mut head).is_ok() && head == [0; 8] {
+        start += 8;
+    }
+    file.seek(SeekFrom::Start(start))?;
+    Ok(file.take(end - start))
+}
+
+/// Batches of an Arrow stream. Decoded by pieces, because the reader over a file believes the
+/// lengths it finds, and a damaged one would claim gigabytes before the first byte is missed.
+struct ArrowBatches {
+    stream: io::Take<File>,
+    decoder: StreamDecoder,
+    chunk: Buffer,
+}
+
+impl ArrowBatches {
+    fn advance(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        loop {
+            if let Some(batch) = self.decoder.decode(&mut self.chunk)? {
+                return Ok(Some(batch));
+            }
+            let mut bytes = Vec::new();
+            (&mut self.stream).take(1 << 20).read_to_end(&mut bytes)?;
+            if bytes.is_empty() {
+                self.decoder.finish()?;
+                return Ok(None);
+            }
+            self.chunk = Buffer::from(bytes);
+        }
+    }
+}
+
+impl Iterator for ArrowBatches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+/// Runs a reader of foreign bytes. The readers of Arrow and Parquet are not hardened against every
+/// damaged file (flip any byte of a Parquet file and see); one they panic on is unreadable, and no
+/// reason for the engine to fall.
+fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_string()))
 }
 
 /// Hands the rows of one batch over; `before` rows of the file came earlier.

@@ -131,7 +131,10 @@ impl Reading {
             }
         }
         let row = Row::new(cells);
-        self.finish.map_or(Ok(row.clone()), |finish| finish(row))
+        match self.finish {
+            Some(finish) => finish(row),
+            None => Ok(row),
+        }
     }
 }
 
@@ -175,7 +178,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// What is wrong with the header.
     pub fn new(format: TextFormat, reading: &'a Reading, header: &[u8]) -> Result<Self, String> {
-        let mut fields = Fields::default();
+        let mut fields = Fields::new();
         let slots = if format.has_header() {
             let text = format.text(header).map_err(|_| "the header is not UTF-8".to_string())?;
             fields.split(format, &text);
@@ -211,7 +214,7 @@ impl<'a> Decoder<'a> {
         for (slot, field) in self.slots.iter().zip(self.fields.iter()) {
             match *slot {
                 Slot::Column(at) => {
-                    cells[at] = self.reading.cells[at].from_text(&field, self.format.list_separator())?;
+                    cells[at] = self.reading.cells[at].read_text(&field, self.format.list_separator())?;
                 }
                 Slot::Diff => diff = diff_of(&field)?,
                 Slot::Skip => {}
@@ -234,7 +237,6 @@ pub(super) fn diff_of(text: &str) -> Result<i64, String> {
 }
 
 /// The fields of the record at hand, unquoted.
-#[derive(Default)]
 struct Fields {
     reader: csv_core::Reader,
     text: Vec<u8>,
@@ -242,6 +244,11 @@ struct Fields {
 }
 
 impl Fields {
+    fn new() -> Self {
+        // Not `Reader::default()`, which lacks the tables that `new` builds.
+        Fields { reader: csv_core::Reader::new(), text: Vec::new(), ends: Vec::new() }
+    }
+
     fn split(&mut self, format: TextFormat, record: &str) {
         self.ends.clear();
         self.text.clear();
@@ -331,7 +338,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                 }
                 Slot::Column(at) => {
                     let json: serde_json::Value = map.next_value()?;
-                    cells[at] = reading.cells[at].from_json(json).map_err(M::Error::custom)?;
+                    cells[at] = reading.cells[at].read_json(json).map_err(M::Error::custom)?;
                     given[at] = true;
                 }
                 Slot::Diff if diff.is_some() => {

@@ -17,7 +17,7 @@ use coea_operators::{
 use datafusion::{
     arrow::{
         array::{Array, AsArray, BooleanArray, RecordBatch},
-        datatypes::DataType,
+        datatypes::{DataType, TimeUnit},
         error::ArrowError,
         json::{WriterBuilder, writer::LineDelimited},
     },
@@ -25,10 +25,16 @@ use datafusion::{
         DFSchema, DataFusionError,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Expr, ExprSchemable, Volatility},
+    execution::FunctionRegistry,
+    logical_expr::{
+        Expr, ExprSchemable, Volatility, cast,
+        planner::{ExprPlanner, PlannerResult, RawBinaryExpr},
+    },
     physical_expr::PhysicalExpr,
     prelude::{SQLOptions, SessionConfig, SessionContext},
+    sql::sqlparser::ast::BinaryOperator,
 };
+use datafusion_functions_nested::planner::{FieldAccessPlanner, NestedFunctionPlanner};
 
 pub use super::arrow::rows_to_batch;
 use crate::nearest::did_you_mean;
@@ -150,7 +156,37 @@ fn session() -> SessionContext {
     // Lists are a column type of the engine, so their functions are there: `array_has(genres, 'War')`.
     // Registration only fails for a registry that is read-only, which a fresh session is not.
     let _ = datafusion_functions_nested::register_all(&mut session);
+    let planners: [Arc<dyn ExprPlanner>; 3] =
+        [Arc::new(SecondsAreTimes), Arc::new(NestedFunctionPlanner), Arc::new(FieldAccessPlanner)];
+    for planner in planners {
+        let _ = session.register_expr_planner(planner);
+    }
     session
+}
+
+/// Lets a time be compared with a number of seconds since 1970: `timestamp > 881250949`. That is
+/// how the data sets write times, and SQL alone would refuse it.
+#[derive(Debug)]
+struct SecondsAreTimes;
+
+impl ExprPlanner for SecondsAreTimes {
+    fn plan_binary_op(
+        &self,
+        mut expr: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>, DataFusionError> {
+        use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+        if !matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let seconds = |number: Expr| cast(number, DataType::Timestamp(TimeUnit::Second, None));
+        match (expr.left.get_type(schema)?, expr.right.get_type(schema)?) {
+            (DataType::Timestamp(..), number) if number.is_integer() => expr.right = seconds(expr.right),
+            (number, DataType::Timestamp(..)) if number.is_integer() => expr.left = seconds(expr.left),
+            _ => {}
+        }
+        Ok(PlannerResult::Original(expr))
+    }
 }
 
 /// Refuses what a condition may not hold.

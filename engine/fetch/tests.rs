@@ -102,3 +102,16 @@ fn two_at_once_fetch_the_real_data_set_into_a_fresh_cache() {
     let left: Vec<_> = fs::read_dir(cache.folder(asset.folder)).unwrap().flatten().collect();
     assert_eq!(left.len(), 4, "three files and the lock, nothing half: {left:?}");
 }
+
+#[test]
+#[ignore = "downloads 93 MB"]
+fn the_embedded_default_is_fetched_and_hashed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path());
+    let home = resolve(&cache, &MODELS[0]).unwrap();
+    assert_eq!(fs::metadata(home.join(MODELS[0].members[0].file)).unwrap().len(), 98_362_432);
+    resolve(&cache, &MODELS[0]).unwrap();
+    let started = std::time::Instant::now();
+    resolve(&cache, &MODELS[0]).unwrap();
+    assert!(started.elapsed().as_millis() < 50, "a checked file is not hashed again");
+}
