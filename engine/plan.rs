@@ -153,7 +153,7 @@ impl Plan {
         self.of_shape(|shape| matches!(shape, Shape::Fold { .. }))
     }
 
-    fn of_shape(&self, is: impl Fn(&Shape) -> bool) -> impl Iterator<Item = LeafId> + '_ {
+    fn of_shape<'a>(&'a self, is: impl Fn(&Shape) -> bool + 'a) -> impl Iterator<Item = LeafId> + 'a {
         (0..self.leaves.len()).filter(move |at| is(&self.leaves[*at].shape))
     }
 

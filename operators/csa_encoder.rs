@@ -45,7 +45,7 @@ pub struct CsaEncoder {
     /// Step size of the optimiser.
     #[serde(default = "learning_rate")]
     pub learning_rate: f32,
-    /// Users per step.
+    /// Windows of at most `max_length` clicks per step.
     #[serde(default = "batch")]
     pub batch: usize,
     /// Passes over the data at most.
@@ -83,16 +83,16 @@ fn max_length() -> usize {
     50
 }
 fn dropout() -> f32 {
-    0.2
+    0.3
 }
 fn learning_rate() -> f32 {
-    0.001
+    0.002
 }
 fn batch() -> usize {
-    32
+    8
 }
 fn max_epochs() -> usize {
-    30
+    8
 }
 fn patience() -> usize {
     3

@@ -69,11 +69,11 @@ impl FeatureTable {
         self.0.iter().map(bucket).collect()
     }
 
-    /// Number of buckets per feature, the one for missing values included.
+    /// Number of buckets per feature, the one for missing values not counted.
     pub fn sizes(&self) -> Vec<usize> {
         let size = |buckets: &Buckets| match buckets {
-            Buckets::Names(names) => names.len() + 1,
-            Buckets::Edges(edges) => edges.len() + 2,
+            Buckets::Names(names) => names.len(),
+            Buckets::Edges(edges) => edges.len() + 1,
         };
         self.0.iter().map(|(_, buckets)| size(buckets)).collect()
     }
@@ -118,7 +118,7 @@ mod tests {
         rows.push(row(30, "astronaut"));
         let feature = |column: &str, edges: &[f64]| Feature { column: column.into(), edges: edges.to_vec() };
         let table = FeatureTable::fit(&[feature("age", &[]), feature("job", &[])], &[0, 1], &rows);
-        assert_eq!(table.sizes(), [9, 3]);
+        assert_eq!(table.sizes(), [8, 2]);
         assert_eq!(table.buckets(Some(&row(0, "cook"))), [1, 1]);
         assert_eq!(table.buckets(Some(&row(79, "nurse"))), [8, 2]);
         assert_eq!(table.buckets(Some(&row(79, "astronaut"))), [8, 0]);

@@ -205,6 +205,18 @@ pub fn model(name_or_path: &str) -> Result<ResolvedModel, FetchError> {
     Ok(ResolvedModel { path: path.to_path_buf(), sha256 })
 }
 
+/// What identifies a model: the SHA-256 of its bytes. Of a registered one it is known without
+/// having it here.
+///
+/// # Errors
+/// [`FetchError`] if there is no such model, or its file cannot be read.
+pub fn model_digest(name_or_path: &str) -> Result<String, FetchError> {
+    match MODELS.iter().find(|asset| asset.name == name_or_path) {
+        Some(asset) => Ok(asset.members[0].sha256.to_string()),
+        None => Ok(model(name_or_path)?.sha256),
+    }
+}
+
 /// A data set by its registered name, from `folder` if the user names one.
 ///
 /// # Errors

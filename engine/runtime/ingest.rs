@@ -70,7 +70,7 @@ impl Driver<'_> {
             return Err(RunError::Node { node: name.to_string(), cause });
         };
         let failed = |error: SourceError| RunError::Source { name: name.to_string(), error };
-        let mut file = DeltaFile::open(&path, name, &plan.sources[at].table).map_err(failed)?;
+        let file = DeltaFile::open(&path, name, &plan.sources[at].table).map_err(failed)?;
         let mut report = InputReport { source: name.to_string(), ..InputReport::default() };
         let digest = file.digest().to_string();
         let again = given.insert((name.to_string(), digest.clone()), path.clone()).is_some();

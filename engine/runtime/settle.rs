@@ -57,7 +57,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn open(&self, leaf: LeafId) -> bool {
+    fn is_open(&self, leaf: LeafId) -> bool {
         match &self.plan.leaves[leaf].shape {
             Shape::Fit { .. } => !self.fitted.contains_key(&leaf),
             Shape::Infer { .. } => self.unanswered(leaf).next().is_some(),
@@ -77,7 +77,7 @@ impl Driver<'_> {
             if self.fitted.contains_key(&leaf) || self.unfit.contains(&leaf) {
                 continue;
             }
-            if self.plan.upstream(leaf).into_iter().any(|above| self.open(above)) {
+            if self.plan.upstream(leaf).into_iter().any(|above| self.is_open(above)) {
                 continue;
             }
             if self.fit(leaf)? {
@@ -159,7 +159,7 @@ impl Driver<'_> {
 
     /// Whether something above an inference is still open.
     pub(super) fn waits(&self, leaf: LeafId) -> bool {
-        self.plan.upstream(leaf).into_iter().any(|above| self.open(above))
+        self.plan.upstream(leaf).into_iter().any(|above| self.is_open(above))
     }
 
     /// Feeds answers that the memo has; says for which inference.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use coea_operators::{row::Row, shape::LeafId};
-use timely::{WorkerConfig, execute::WorkerGuards, worker::Worker};
+use timely::{WorkerConfig, communication::WorkerGuards, worker::Worker};
 
 use super::{
     artifacts::Artifacts,
