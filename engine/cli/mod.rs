@@ -4,7 +4,7 @@
 //! documented exit code.
 
 mod check;
-mod interrupt;
+
 mod plan;
 mod progress;
 mod run;
@@ -47,8 +47,6 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Take in what is new and bring every table up to date.
     Run(run::RunArgs),
-    /// Run, then go on applying new input until interrupted.
-    Watch(run::WatchArgs),
 }
 
 /// How results are printed.
@@ -181,7 +179,6 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Run(args) => run::run(&args),
-        Command::Watch(args) => run::watch(&args),
     }
 }
 

@@ -1,6 +1,6 @@
-//! `run`: takes in what is new and brings every table up to date. `watch`: does so again and again.
+//! `run`: takes in what is new and brings every table up to date.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -66,23 +66,6 @@ pub struct RunArgs {
     plan: Option<PathBuf>,
 }
 
-/// Arguments of `watch`.
-#[derive(Args)]
-pub struct WatchArgs {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    epoch: Epoch,
-    /// Seconds between looks for new input.
-    #[arg(long, default_value = "2s", value_parser = seconds)]
-    interval: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.trim_end_matches('s').parse().map_err(|_| "expected seconds, such as 2s")?;
-    Duration::try_from_secs_f64(number).map_err(|e| e.to_string())
-}
-
 /// Runs one epoch on a state; `None` if there was nothing to do.
 ///
 /// # Errors
@@ -128,26 +111,5 @@ fn say(common: &Common, report: &Report, epoch: u64) {
             print(&format!("{} at epoch {epoch}: nothing to do\n", report.pipeline));
         }
         Format::Text => print(&tree::text(report)),
-    }
-}
-
-/// Runs epochs as new input comes, until interrupted between two of them.
-///
-/// # Errors
-/// What kept an epoch from being committed.
-pub fn watch(args: &WatchArgs) -> Result<(), Failure> {
-    let loaded = args.common.load()?;
-    let bars = Bars::new(args.common.quiet);
-    let stop = super::interrupt::flag();
-    let mut options = args.epoch.options(false);
-    loop {
-        let (report, epoch) = epoch(&loaded, options.clone(), &bars)?;
-        if let Some(report) = report.filter(|report| !report.idle) {
-            say(&args.common, &report, epoch);
-        }
-        options.deltas.clear();
-        if super::interrupt::wait(&stop, args.interval) {
-            return Ok(());
-        }
     }
 }
