@@ -1,5 +1,6 @@
 //! coea-engine: an embedded dataflow engine for exploratory recommendation.
 
+pub mod cli;
 pub mod connectors;
 pub mod diagnostic;
 pub mod fetch;
