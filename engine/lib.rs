@@ -7,9 +7,13 @@ pub mod fetch;
 pub mod lower;
 pub mod models;
 mod nearest;
+pub mod oracle;
 pub mod plan;
 pub mod registry;
 pub mod runtime;
 pub mod sinks;
 pub mod spec;
 pub mod state;
+#[doc(hidden)]
+pub mod testing;
+pub mod verify;
