@@ -1,5 +1,6 @@
 //! coea-engine: an embedded dataflow engine for exploratory recommendation.
 
+pub mod cli;
 pub mod connectors;
 pub mod diagnostic;
 pub mod fetch;
@@ -9,6 +10,7 @@ mod nearest;
 pub mod plan;
 pub mod registry;
 pub mod runtime;
+pub mod serve;
 pub mod sinks;
 pub mod spec;
 pub mod state;

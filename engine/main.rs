@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The `coea-engine` command.
+
+fn main() -> std::process::ExitCode {
+    coea_engine::cli::main()
+}
