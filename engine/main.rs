@@ -1,4 +1,4 @@
-//! The `coea-engine` command.
+//! The command line of coea-engine.
 
 fn main() -> std::process::ExitCode {
     coea_engine::cli::main()

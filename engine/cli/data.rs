@@ -1,6 +1,6 @@
 //! `data`: the data sets that can be asked for by name.
 
-use super::{Context, Failure, Format, models::listed, output};
+use super::{Failure, Format, models::listed, output};
 use crate::fetch;
 
 /// Data sets by name.
@@ -31,7 +31,7 @@ pub enum Action {
 ///
 /// # Errors
 /// If the data set is unknown or cannot be fetched (66).
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::List { format } => listed(&fetch::datasets(), *format),
         Action::Fetch { name } => {

@@ -9,7 +9,7 @@ use coea_operators::{
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{Common, Context, Failure, output};
+use super::{Common, Failure, output};
 use crate::{
     diagnostic::did_you_mean,
     plan::{Plan, PlanNode},
@@ -52,7 +52,7 @@ struct Scored {
 ///
 /// # Errors
 /// If there is no such table, or nothing was run yet.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let plan = view.plan.clone();
     let relation = find(&plan, &args.table)?;

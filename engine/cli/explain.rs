@@ -9,7 +9,7 @@ use coea_operators::row::{Row, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{Common, Context, Failure, Format, lookup::note_unknown, output};
+use super::{Common, Failure, Format, lookup::note_unknown, output};
 use crate::{
     plan::PlanNode,
     serve::{
@@ -110,7 +110,7 @@ struct Candidate {
 ///
 /// # Errors
 /// As `lookup`.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let plan = view.plan.clone();
     let places = Places::find(&plan)?;

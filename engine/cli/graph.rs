@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{Common, Context, Failure, output};
+use super::{Common, Failure, output};
 use crate::plan::Plan;
 
 /// How the graph is drawn.
@@ -36,7 +36,7 @@ pub struct Args {
 ///
 /// # Errors
 /// If the pipeline is wrong.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let common = Common {
         pipeline: args.pipeline.clone(),
         state: None,

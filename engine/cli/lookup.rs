@@ -2,7 +2,7 @@
 
 use coea_operators::row::{Row, Value};
 
-use super::{Common, Context, Failure, Format, dump::entry, output};
+use super::{Common, Failure, Format, dump::entry, output};
 use crate::serve::{Found, Places, View, lookup};
 
 /// What serving would answer.
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// If the id is not of the users' type, there is no such entry, or nothing was run yet.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let plan = view.plan.clone();
     let places = Places::find(&plan)?;

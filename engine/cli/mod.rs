@@ -1,29 +1,39 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, and what they share.
+//!
+//! Results go to stdout, everything for a person to stderr; a failure is one message and one
+//! documented exit code.
 
-pub mod data;
-pub mod dump;
-pub mod explain;
-pub mod graph;
-pub mod lookup;
-pub mod models;
-pub mod operators;
-pub mod output;
-pub mod query;
-pub mod schema;
-pub mod status;
+mod check;
+mod data;
+mod dump;
+mod explain;
+mod graph;
+mod lookup;
+mod models;
+mod operators;
+mod output;
+mod plan;
+mod progress;
+mod query;
+mod run;
+mod schema;
+mod status;
+mod tree;
 
 use std::{
+    ffi::OsString,
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     diagnostic::Diagnostics,
     lower::lower,
-    models::{ModelProvider, RealModels},
+    models::RealModels,
     plan::Plan,
     registry::Registry,
     runtime::RunError,
@@ -31,39 +41,77 @@ use crate::{
     state::StateError,
 };
 
+/// Keeps language-model recommendations fresh by recomputing only what a delta touches.
+#[derive(Parser)]
+#[command(name = "coea-engine", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// All problems of a pipeline, each with file:line:col.
+    Check(check::CheckArgs),
+    /// What a run would change and cost; nothing is spent or written.
+    Plan(plan::PlanArgs),
+    /// Take in what is new and bring every table up to date.
+    Run(run::RunArgs),
+    /// What serving would answer.
+    Lookup(lookup::Args),
+    /// Why: history, group, profile, prompt, candidates, scores, threshold, model versions.
+    Explain(explain::Args),
+    /// A table as JSON lines, sorted by key.
+    Dump(dump::Args),
+    /// Epoch, sizes, what waits, model versions.
+    Status(status::Args),
+    /// The pipeline as a picture.
+    Graph(graph::Args),
+    /// SQL over tables and sources.
+    Query(query::Args),
+    /// What a node's `op` can say.
+    Operators(operators::Args),
+    /// The JSON Schema of a pipeline.
+    Schema,
+    /// Language models by name.
+    Models(models::Args),
+    /// Data sets by name.
+    Data(data::Args),
+}
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// For a person.
     #[default]
     Text,
-    /// For programs.
+    /// One JSON document, or JSON lines.
     Json,
 }
 
-/// Flags of every command on a pipeline.
-#[derive(Clone, Debug, clap::Args)]
+/// What every command on a pipeline takes.
+#[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The pipeline's YAML file.
     pub pipeline: PathBuf,
-    /// Folder of the state; `.coea/NAME` if absent.
-    #[arg(long, value_name = "DIR")]
+    /// The state's folder [default: .coea/<pipeline name>]
+    #[arg(long)]
     pub state: Option<PathBuf>,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// Overrides a value of the pipeline: `params.groups=6`.
-    #[arg(long, value_name = "PATH=VALUE")]
+    /// Override a value of the pipeline: path.to.param=value.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
     pub set: Vec<String>,
-    /// Prints no progress.
+    /// Say nothing but the result.
     #[arg(short, long)]
     pub quiet: bool,
-    /// Prints more.
+    /// Say more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// A pipeline that was read and checked.
+/// A pipeline, read, checked and lowered.
 pub struct Loaded {
     /// The plan.
     pub plan: Arc<Plan>,
@@ -75,99 +123,124 @@ impl Common {
     /// Reads, checks and lowers the pipeline.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Every problem of the spec, as one failure.
     pub fn load(&self) -> Result<Loaded, Failure> {
-        let spec = spec::load(&self.pipeline, &self.set, &|name| std::env::var(name).ok())?;
-        let folder = self.pipeline.parent().unwrap_or(Path::new("."));
-        let plan = lower(&spec, folder, &Registry::built_in(), &RealModels)?;
-        let state_dir = self.state.clone().unwrap_or_else(|| Path::new(".coea").join(&plan.name));
-        Ok(Loaded { plan: Arc::new(plan), state_dir })
+        let (spec, mut problems) = spec::read(&self.pipeline, &self.set, &|name| std::env::var(name).ok());
+        let folder = self.pipeline.parent().unwrap_or(Path::new("")).to_path_buf();
+        let plan = match &spec {
+            Some(spec) => match lower(spec, &folder, &Registry::built_in(), &RealModels) {
+                Ok(plan) => Some(plan),
+                Err(more) => {
+                    problems.extend(more);
+                    None
+                }
+            },
+            None => None,
+        };
+        match plan {
+            Some(plan) if !problems.has_errors() => {
+                let default = || Path::new(".coea").join(&plan.name);
+                let state_dir = self.state.clone().unwrap_or_else(default);
+                Ok(Loaded { plan: Arc::new(plan), state_dir })
+            }
+            _ => {
+                problems.sort();
+                Err(Failure::from(problems))
+            }
+        }
     }
 }
 
-/// What commands share beside their arguments.
-pub struct Context {
-    /// The operators.
-    pub registry: Registry,
-    /// The language models.
-    pub models: Box<dyn ModelProvider>,
-}
-
-/// Why a command failed, for a person, with its exit code.
+/// Why a command did not do its work.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// What is wrong.
+    /// What to tell; nothing if it was told already.
     pub message: String,
+}
+
+impl Failure {
+    /// A failure while running.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Failure { code, message: message.into() }
+    }
 }
 
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
-        RunError::State(error).into()
+        RunError::from(error).into()
     }
 }
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        Failure { code: error.exit_code(), message: error.to_string() }
+        Failure::new(error.exit_code(), format!("error: {error}"))
     }
 }
 
 impl From<Diagnostics> for Failure {
     fn from(problems: Diagnostics) -> Self {
         let unreadable = problems.iter().any(|problem| problem.code == Some("unreadable"));
-        Failure { code: if unreadable { 66 } else { 78 }, message: problems.render(false) }
+        let code = if unreadable { 66 } else { 78 };
+        Failure::new(code, problems.render(colour()).trim_end().to_string())
     }
 }
 
-#[derive(Parser)]
-#[command(name = "coea-engine", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
+/// Whether stderr is a terminal that shows colour.
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Lookup(lookup::Args),
-    Explain(explain::Args),
-    Dump(dump::Args),
-    Status(status::Args),
-    Graph(graph::Args),
-    Query(query::Args),
-    Operators(operators::Args),
-    Schema(schema::Args),
-    Models(models::Args),
-    Data(data::Args),
+/// Writes text to stdout; a reader that went away is no failure.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
 }
 
-/// Runs the command line.
+/// Writes a JSON document to stdout.
+pub fn print_json(value: &serde_json::Value) {
+    print(&format!("{value:#}\n"));
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Lookup(args) => lookup::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Operators(args) => operators::run(&args),
+        Command::Schema => schema::run(),
+        Command::Models(args) => models::run(&args),
+        Command::Data(args) => data::run(&args),
+    }
+}
+
+/// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
-        Ok(cli) => cli.command,
+    run_from(std::env::args_os())
+}
+
+fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
-    let context = Context { registry: Registry::built_in(), models: Box::new(RealModels) };
-    let done = match &command {
-        Command::Lookup(args) => lookup::run(args, &context),
-        Command::Explain(args) => explain::run(args, &context),
-        Command::Dump(args) => dump::run(args, &context),
-        Command::Status(args) => status::run(args, &context),
-        Command::Graph(args) => graph::run(args, &context),
-        Command::Query(args) => query::run(args, &context),
-        Command::Operators(args) => operators::run(args, &context),
-        Command::Schema(args) => schema::run(args, &context),
-        Command::Models(args) => models::run(args, &context),
-        Command::Data(args) => data::run(args, &context),
-    };
-    match done {
+    match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message.trim_end());
+            if !failure.message.is_empty() {
+                eprintln!("{}", failure.message);
+            }
             ExitCode::from(failure.code)
         }
     }

@@ -13,10 +13,10 @@ use std::{
 use coea_operators::lm::LmTokenizer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Context, Failure, Format, output};
+use super::{Failure, Format, output};
 use crate::{
     fetch::{self, Listed},
-    models::ModelProvider,
+    models::{ModelProvider, RealModels},
 };
 
 /// Language models.
@@ -84,13 +84,13 @@ pub struct Rest {
 ///
 /// # Errors
 /// If a model or file is unknown or cannot be read (66), a line is wrong, or the model fails.
-pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::List { format } => listed(&fetch::models(), *format),
         Action::Fetch { name } => output::text(&format!("{}\n", fetch::model(name)?.path.display())),
         Action::Tokenize(batch) => tokenize(batch),
         Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
-        Action::Score { batch, adapter: None } => score(batch, context.models.as_ref()),
+        Action::Score { batch, adapter: None } => score(batch, &RealModels),
         Action::Generate(_) => Err(not_built("models generate")),
         Action::Promote(_) => Err(not_built("models promote")),
         Action::Rollback(_) => Err(not_built("models rollback")),
@@ -124,7 +124,7 @@ pub fn listed(assets: &[Listed], format: Format) -> Result<(), Failure> {
 
 /// The lines of a file; empty ones are passed over.
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
-    let unreadable = |what: String| Failure { code: 66, message: format!("{}{what}", path.display()) };
+    let unreadable = |what: String| Failure::new(66, format!("error: {}{what}", path.display()));
     let file = File::open(path).map_err(|error| unreadable(format!(": {error}")))?;
     let mut parsed = Vec::new();
     for (at, line) in (1..).zip(BufReader::new(file).lines()) {

@@ -2,8 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::{Context, Failure, Format, output};
-use crate::{diagnostic::did_you_mean, registry::Entry};
+use super::{Failure, Format, output};
+use crate::{
+    diagnostic::did_you_mean,
+    registry::{Entry, Registry},
+};
 
 /// The operators, or one of them in full.
 #[derive(Debug, clap::Args)]
@@ -19,10 +22,11 @@ pub struct Args {
 ///
 /// # Errors
 /// If there is no such operator.
-pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let Some(name) = &args.name else { return list(context.registry.entries(), args.format) };
-    let entry = context.registry.get(name).ok_or_else(|| {
-        let names: Vec<&str> = context.registry.entries().iter().map(|entry| entry.name).collect();
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let registry = Registry::built_in();
+    let Some(name) = &args.name else { return list(registry.entries(), args.format) };
+    let entry = registry.get(name).ok_or_else(|| {
+        let names: Vec<&str> = registry.entries().iter().map(|entry| entry.name).collect();
         let help = match did_you_mean(name, names.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("there are {}", names.join(", ")),
@@ -175,7 +179,6 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::registry::Registry;
 
     #[expect(dead_code, reason = "only its schema is used")]
     #[derive(Deserialize, JsonSchema)]

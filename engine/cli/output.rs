@@ -23,12 +23,12 @@ use crate::{
 
 /// Wrong usage: exit code 64.
 pub fn usage(message: impl Display) -> Failure {
-    Failure { code: 64, message: message.to_string() }
+    Failure::new(64, format!("error: {message}"))
 }
 
 /// A failure while running: exit code 1.
 pub fn failed(message: impl Display) -> Failure {
-    Failure { code: 1, message: message.to_string() }
+    Failure::new(1, format!("error: {message}"))
 }
 
 impl From<LookupError> for Failure {
@@ -43,7 +43,7 @@ impl From<LookupError> for Failure {
 
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
-        Failure { code: error.exit_code(), message: error.to_string() }
+        Failure::new(error.exit_code(), format!("error: {error}"))
     }
 }
 

@@ -6,7 +6,7 @@
 use coea_operators::row::Row;
 use datafusion::arrow::{array::RecordBatch, util::pretty::pretty_format_batches};
 
-use super::{Common, Context, Failure, Format, output};
+use super::{Common, Failure, Format, output};
 use crate::{
     connectors::sql::{SqlError, query_blocking, rows_to_batch, write_json_lines},
     diagnostic::did_you_mean,
@@ -27,7 +27,7 @@ pub struct Args {
 ///
 /// # Errors
 /// If the SQL is wrong (64), fails on the data (1), or nothing was run yet.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let mut tables = Relation::all(&view.plan);
     tables.extend(Relation::sources(&view.plan));

@@ -10,7 +10,7 @@ use std::{
 use coea_operators::{row::Row, shape::Shape};
 use serde::Serialize;
 
-use super::{Common, Context, Failure, Format, output};
+use super::{Common, Failure, Format, output};
 use crate::{
     connectors::Offsets,
     runtime::fold::{Update, unknown_pairs},
@@ -87,7 +87,7 @@ struct ModelStatus {
 ///
 /// # Errors
 /// If nothing was run yet, or the state cannot be read.
-pub fn run(args: &Args, _: &Context) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let status = status(&view)?;
     match args.common.format {

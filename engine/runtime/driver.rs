@@ -48,6 +48,8 @@ pub struct Options {
     pub models_from: Option<PathBuf>,
     /// Work out what a run would do, and do nothing.
     pub dry: bool,
+    /// Whether a dry run may run small local models to be exact.
+    pub resolve: bool,
 }
 
 /// Hears how far long work is.
@@ -336,6 +338,11 @@ impl<'a> Driver<'a> {
         }
         let pending = &self.pending[&leaf];
         self.failed.retain(|(at, key), _| *at != leaf || pending.contains_key(key));
+    }
+
+    /// The epoch the state is at.
+    pub fn epoch(&self) -> u64 {
+        self.manifest.epoch
     }
 
     /// Whether there is anything for an epoch to do.

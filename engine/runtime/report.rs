@@ -25,6 +25,15 @@ pub enum Basis {
 }
 
 impl Basis {
+    /// What a run does, in words.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Basis::Exact => "changes",
+            Basis::Bound => "may change",
+            Basis::Estimate => "may change, as far as can be told",
+        }
+    }
+
     /// The word in reports.
     pub fn word(self) -> &'static str {
         match self {
@@ -80,6 +89,8 @@ pub struct Report {
     pub sinks: Vec<(String, usize)>,
     /// Seconds it took.
     pub seconds: f64,
+    /// Whether there was nothing to do and so no epoch.
+    pub idle: bool,
 }
 
 impl Driver<'_> {
@@ -124,6 +135,35 @@ impl Driver<'_> {
             nodes,
             sinks: self.plan.sinks.iter().map(|sink| (sink.name.clone(), sink.node)).collect(),
             seconds: self.started.elapsed().as_secs_f64(),
+            idle: false,
+        }
+    }
+
+    /// The report of an epoch that did not take place, for want of anything to do.
+    pub fn idle_report(&self) -> Report {
+        let nodes = self.plan.nodes.iter().map(|node| NodeReport {
+            node: node.name.clone(),
+            op: node.op.clone(),
+            keys: self.manifest.nodes.get(&node.name).map_or(0, |known| known.keys),
+            changed: 0,
+            changed_keys: BTreeSet::new(),
+            calls: CallReport::default(),
+            infers: self.plan.infers().any(|leaf| self.plan.leaves[leaf].node == node.name),
+            language: false,
+            calls_basis: Basis::Exact,
+            changed_basis: Basis::Exact,
+            gone: 0,
+        });
+        Report {
+            dry: self.options.dry,
+            pipeline: self.plan.name.clone(),
+            epoch: self.manifest.epoch,
+            inputs: self.inputs.clone(),
+            spec_changes: Vec::new(),
+            nodes: nodes.collect(),
+            sinks: self.plan.sinks.iter().map(|sink| (sink.name.clone(), sink.node)).collect(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            idle: true,
         }
     }
 

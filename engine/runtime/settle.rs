@@ -148,7 +148,7 @@ impl Driver<'_> {
                 continue;
             }
             let Shape::Infer { kernel, .. } = &self.plan.leaves[leaf].shape else { continue };
-            if self.options.dry && !kernel.cheap() {
+            if self.options.dry && !(kernel.cheap() && self.options.resolve) {
                 continue;
             }
             self.ask(leaf)?;

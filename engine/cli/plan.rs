@@ -1,0 +1,123 @@
+//! `plan`: what a run would change and cost. It writes nothing, calls no language model and needs
+//! no lock.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value as Json, json};
+
+use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, run::Epoch, tree};
+use crate::{
+    runtime::{RunError, driver::Driver, report::Report},
+    state::{State, manifest::Manifest},
+};
+
+/// Arguments of `plan`.
+#[derive(Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    epoch: Epoch,
+    /// Write the plan to a file that `run --plan` takes.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Exit with 2 if there are changes.
+    #[arg(long)]
+    detailed_exitcode: bool,
+    /// Do not run small local models: give bounds instead of exact numbers.
+    #[arg(long)]
+    no_resolve: bool,
+    /// Explain why a key changes: every node with a change of that key.
+    #[arg(long, value_name = "KEY")]
+    why: Option<String>,
+}
+
+/// Plans an epoch.
+///
+/// # Errors
+/// What would keep a run from beginning.
+pub fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let loaded = args.common.load()?;
+    let bars = Bars::new(args.common.quiet);
+    let report = foresee(&loaded, args, &bars)?;
+    if let Some(file) = &args.out {
+        let document = json!({ "plan": report.to_json(), "fingerprint": fingerprint(&loaded, &args.epoch)? });
+        std::fs::write(file, format!("{document:#}\n"))
+            .map_err(|e| Failure::new(1, format!("error: cannot write {}: {e}", file.display())))?;
+    }
+    match (args.common.format, &args.why) {
+        (Format::Json, _) => print_json(&report.to_json()),
+        (Format::Text, Some(key)) => print(&why(&report, key)),
+        (Format::Text, None) if args.common.quiet => {}
+        (Format::Text, None) => print(&tree::text(&report)),
+    }
+    match args.detailed_exitcode && report.changes_anything() {
+        true => Err(Failure::new(2, "")),
+        false => Ok(()),
+    }
+}
+
+fn foresee(loaded: &Loaded, args: &PlanArgs, bars: &Bars) -> Result<Report, RunError> {
+    let state = State::read(&loaded.state_dir)?;
+    let mut options = args.epoch.options(true);
+    options.resolve = !args.no_resolve;
+    let mut driver = Driver::open(loaded.plan.clone(), state, options, bars)?;
+    driver.ingest()?;
+    driver.settle()?;
+    driver.price_open()?;
+    let changes = driver.changes()?;
+    Ok(driver.report(&changes))
+}
+
+/// The nodes that a key passes through, with what happens to it there.
+fn why(report: &Report, key: &str) -> String {
+    let shown = |row: &coea_operators::row::Row| {
+        row.iter().map(ToString::to_string).collect::<Vec<_>>().join(":")
+    };
+    let touched = report.nodes.iter().filter(|node| node.changed_keys.iter().any(|row| shown(row) == key));
+    let lines: Vec<String> = touched
+        .map(|node| format!("  {} ({}): {} for this key", node.node, node.op, node.changed_basis.verb()))
+        .collect();
+    match lines.is_empty() {
+        true => format!("{key}: no node changes for this key\n"),
+        false => format!("{key} is touched in\n{}\n", lines.join("\n")),
+    }
+}
+
+/// What a plan is made from: if any of it moves, the plan is stale.
+fn fingerprint(loaded: &Loaded, epoch: &Epoch) -> Result<Json, Failure> {
+    let state = State::read(&loaded.state_dir)?;
+    let manifest = Manifest::load(&state.snapshot()?.layered("meta"))?;
+    let mut deltas = Vec::new();
+    for (source, path) in &epoch.deltas {
+        let bytes = std::fs::read(path)
+            .map_err(|e| Failure::new(66, format!("error: cannot read {}: {e}", path.display())))?;
+        deltas.push(json!([source, blake3::hash(&bytes).to_hex().to_string()]));
+    }
+    let lineage: Vec<&str> = loaded.plan.lineage.iter().map(String::as_str).collect();
+    Ok(json!({
+        "pipeline": loaded.plan.name,
+        "epoch": manifest.epoch,
+        "spec": blake3::hash(lineage.join(" ").as_bytes()).to_hex().to_string(),
+        "deltas": deltas,
+        "models": manifest.artifacts.iter().map(|(leaf, a)| json!([leaf, a.digest])).collect::<Vec<_>>(),
+    }))
+}
+
+/// Refuses a plan file if state, spec, inputs or models moved since it was made.
+///
+/// # Errors
+/// Exit 3 with what moved; 66 if the file cannot be read.
+pub fn check_fresh(file: &Path, loaded: &Loaded, epoch: &Epoch) -> Result<(), Failure> {
+    let unreadable = |e: String| Failure::new(66, format!("error: cannot read {}: {e}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| unreadable(e.to_string()))?;
+    let planned: Json = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+    let now = fingerprint(loaded, epoch)?;
+    for part in ["pipeline", "epoch", "spec", "deltas", "models"] {
+        if planned["fingerprint"][part] != now[part] {
+            return Err(RunError::StalePlan(format!("its {part} moved")).into());
+        }
+    }
+    Ok(())
+}

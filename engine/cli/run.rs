@@ -1,0 +1,115 @@
+//! `run`: takes in what is new and brings every table up to date.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, tree};
+use crate::{
+    runtime::{
+        RunError,
+        driver::{Driver, Options},
+        report::Report,
+    },
+    state::State,
+};
+
+/// What `run` and `plan` take beside the pipeline.
+#[derive(Args, Clone, Debug)]
+pub struct Epoch {
+    /// A delta of a source: SRC=FILE (CSV, JSON lines, Parquet or Arrow; may be repeated).
+    #[arg(long = "delta", value_name = "SRC=FILE", value_parser = delta)]
+    pub deltas: Vec<(String, PathBuf)>,
+    /// Apply delta files that were applied before.
+    #[arg(long)]
+    pub again: bool,
+    /// Calls of language models at most; then stop with exit code 4.
+    #[arg(long, value_name = "N")]
+    pub max_calls: Option<u64>,
+    /// Worker threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// Take the fitted models of another state instead of fitting.
+    #[arg(long, value_name = "DIR")]
+    pub models_from: Option<PathBuf>,
+}
+
+fn delta(text: &str) -> Result<(String, PathBuf), String> {
+    let (source, file) = text.split_once('=').ok_or("expected SRC=FILE, such as events=clicks.csv")?;
+    Ok((source.to_string(), PathBuf::from(file)))
+}
+
+impl Epoch {
+    /// The driver's options.
+    pub fn options(&self, dry: bool) -> Options {
+        Options {
+            workers: self.workers.into(),
+            max_calls: self.max_calls,
+            deltas: self.deltas.clone(),
+            again: self.again,
+            models_from: self.models_from.clone(),
+            dry,
+            resolve: true,
+        }
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    epoch: Epoch,
+    /// The file `plan --out` wrote: refuse to run if anything moved since.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+}
+
+/// Runs one epoch on a state; `None` if there was nothing to do.
+///
+/// # Errors
+/// What kept the epoch from being committed.
+pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<(Option<Report>, u64), RunError> {
+    let state = State::open(&loaded.state_dir)?;
+    let mut driver = Driver::open(loaded.plan.clone(), state, options, bars)?;
+    driver.ingest()?;
+    if !driver.has_work() {
+        let epoch = driver.epoch();
+        return Ok((Some(driver.idle_report()), epoch));
+    }
+    driver.settle()?;
+    let changes = driver.changes()?;
+    let mut report = driver.report(&changes);
+    let manifest = driver.commit(&changes)?;
+    report.epoch = manifest.epoch;
+    Ok((Some(report), manifest.epoch))
+}
+
+/// Runs one epoch and reports it.
+///
+/// # Errors
+/// What kept the epoch from being committed.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let loaded = args.common.load()?;
+    if let Some(file) = &args.plan {
+        super::plan::check_fresh(file, &loaded, &args.epoch)?;
+    }
+    let bars = Bars::new(args.common.quiet);
+    let (report, epoch) = epoch(&loaded, args.epoch.options(false), &bars)?;
+    if let Some(report) = report {
+        say(&args.common, &report, epoch);
+    }
+    Ok(())
+}
+
+fn say(common: &Common, report: &Report, epoch: u64) {
+    match common.format {
+        Format::Json => print_json(&report.to_json()),
+        Format::Text if common.quiet => {}
+        Format::Text if report.idle => {
+            print(&format!("{} at epoch {epoch}: nothing to do\n", report.pipeline));
+        }
+        Format::Text => print(&tree::text(report)),
+    }
+}

@@ -1,0 +1,78 @@
+//! The report of an epoch as text: a table of nodes, the summary last.
+
+use std::fmt::Write;
+
+use crate::runtime::report::{Basis, NodeReport, Report};
+
+fn count(n: u64, basis: Basis) -> String {
+    match basis {
+        Basis::Exact => n.to_string(),
+        Basis::Bound => format!("≤{n}"),
+        Basis::Estimate => format!("~{n}"),
+    }
+}
+
+fn cells(node: &NodeReport) -> [String; 6] {
+    let dash = || "–".to_string();
+    let (calls, memo) = match node.infers {
+        true => (count(node.calls.calls, node.calls_basis), node.calls.memo_hits.to_string()),
+        false => (dash(), dash()),
+    };
+    let why = match (node.calls.errors, node.gone) {
+        (0, 0) => String::new(),
+        (0, gone) => format!("{gone} keys vanish"),
+        (errors, _) => format!("{errors} calls failed"),
+    };
+    [node.node.clone(), node.keys.to_string(), count(node.changed, node.changed_basis), calls, memo, why]
+}
+
+/// The whole report for a person.
+pub fn text(report: &Report) -> String {
+    let mut out = String::new();
+    let verb = if report.dry { "at epoch" } else { "committed epoch" };
+    let _ = write!(out, "{} {verb} {}", report.pipeline, report.epoch);
+    for input in &report.inputs {
+        let _ = write!(out, ", {}: +{} −{} rows", input.source, input.rows, input.retractions);
+        if input.rejected > 0 {
+            let _ = write!(out, " ({} records did not parse)", input.rejected);
+        }
+    }
+    out.push_str("\n\n");
+    for (node, kind) in &report.spec_changes {
+        let _ = writeln!(out, "spec: {node} ({kind})");
+    }
+    let header = ["node", "keys", "changed", "calls", "memo", "why"].map(str::to_string);
+    let rows: Vec<[String; 6]> = std::iter::once(header).chain(report.nodes.iter().map(cells)).collect();
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    for row in &rows {
+        let _ = write!(out, "{:<w$}", row[0], w = widths[0]);
+        for at in 1..5 {
+            let _ = write!(out, "  {:>w$}", row[at], w = widths[at]);
+        }
+        let _ = writeln!(out, "  {}", row[5]);
+    }
+    out.push('\n');
+    out.push_str(&summary(report));
+    out
+}
+
+fn summary(report: &Report) -> String {
+    let language = report.nodes.iter().filter(|node| node.language);
+    let (mut calls, mut computed, mut reused, mut seconds) = (0, 0, 0, 0.0);
+    for node in language {
+        calls += node.calls.calls;
+        computed += node.calls.cost.prompt_tokens;
+        reused += node.calls.cost.reused_prompt_tokens;
+        seconds += node.calls.seconds;
+    }
+    let about = if report.dry { ", about" } else { "," };
+    let mut out =
+        format!("{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s\n");
+    for (name, at) in &report.sinks {
+        let node = &report.nodes[*at];
+        let _ = writeln!(out, "{name}: {} keys change", count(node.changed, node.changed_basis));
+    }
+    let _ = writeln!(out, "{:.1} s in all", report.seconds);
+    out
+}
