@@ -12,5 +12,8 @@ fn the_schema_in_the_repository_is_the_one_that_is_printed() {
         std::fs::write(&path, &printed).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == printed, "pipelines/schema.json is stale; refresh it with UPDATE=1 cargo test --test schema");
+    assert!(
+        kept == printed,
+        "pipelines/schema.json is stale; refresh it with UPDATE=1 cargo test --test schema"
+    );
 }

@@ -341,9 +341,10 @@ fn shown(e: &Explanation) -> String {
         text += &format!("\nprompt\n{}\n", indented.join("\n"));
     }
     let header = ["  candidate", "novelty", "relevance", ""].map(String::from).to_vec();
-    let rows = e.candidates.iter().map(|c| {
-        vec![format!("  {}", c.category), number(c.novelty), number(c.relevance), c.why.clone()]
-    });
+    let rows = e
+        .candidates
+        .iter()
+        .map(|c| vec![format!("  {}", c.category), number(c.novelty), number(c.relevance), c.why.clone()]);
     text += &format!("\n{}", output::columns(&[header].into_iter().chain(rows).collect::<Vec<_>>()));
     let versions = e.model_versions.iter().map(|(name, digest)| vec![format!("  {name}"), digest.clone()]);
     text + "\nmodel versions\n" + &output::columns(&versions.collect::<Vec<_>>())

@@ -31,14 +31,8 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    diagnostic::Diagnostics,
-    lower::lower,
-    models::RealModels,
-    plan::Plan,
-    registry::Registry,
-    runtime::RunError,
-    spec,
-    state::StateError,
+    diagnostic::Diagnostics, lower::lower, models::RealModels, plan::Plan, registry::Registry,
+    runtime::RunError, spec, state::StateError,
 };
 
 /// Keeps language-model recommendations fresh by recomputing only what a delta touches.

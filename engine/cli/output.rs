@@ -56,12 +56,13 @@ pub fn open(common: &Common) -> Result<View, Failure> {
     let view = View::open(loaded.plan, &loaded.state_dir)?;
     if view.manifest.epoch == 0 {
         let (dir, pipeline) = (loaded.state_dir.display(), common.pipeline.display());
-        return Err(failed(format!(
-            "nothing has been run yet in {dir}: coea-engine run {pipeline}"
-        )));
+        return Err(failed(format!("nothing has been run yet in {dir}: coea-engine run {pipeline}")));
     }
     if changed_spec(&view.plan, &view.manifest) && !common.quiet {
-        eprintln!("note: the pipeline has changed since epoch {}; what is shown is that epoch's", view.manifest.epoch);
+        eprintln!(
+            "note: the pipeline has changed since epoch {}; what is shown is that epoch's",
+            view.manifest.epoch
+        );
     }
     Ok(view)
 }
@@ -195,8 +196,7 @@ mod tests {
     #[test]
     fn rows_keep_the_order_of_their_columns_and_vectors_are_numbers() {
         let pairs = Type::Tuple(vec![Type::Text, Type::F64]).list();
-        let columns =
-            [Column::new("z", Type::U64), Column::new("v", Type::Bytes), Column::new("a", pairs)];
+        let columns = [Column::new("z", Type::U64), Column::new("v", Type::Bytes), Column::new("a", pairs)];
         let pair = Value::list([Value::text("War"), Value::float(0.5)]);
         let row = Row::from([Value::U64(1), Value::floats(&[0.1, -2.0]), Value::list([pair])]);
         let json = serde_json::to_string(&Record(&columns, &row)).unwrap();

@@ -215,7 +215,9 @@ fn shown(status: &Status) -> String {
     rows.extend(status.nodes.iter().map(|n| row(&[&n.node, &n.op, &n.keys])));
     text += &format!("\n{}", output::columns(&rows));
     let mut rows = vec![row(&[&"artifact", &"digest", &"fitted in epoch"])];
-    rows.extend(status.artifacts.iter().map(|a| row(&[&a.artifact, &&a.digest[..a.digest.len().min(16)], &a.epoch])));
+    rows.extend(
+        status.artifacts.iter().map(|a| row(&[&a.artifact, &&a.digest[..a.digest.len().min(16)], &a.epoch])),
+    );
     text += &format!("\n{}", output::columns(&rows));
     if !status.models.is_empty() {
         let mut rows = vec![row(&[&"model calls of", &"calls", &"per second"])];

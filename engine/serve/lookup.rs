@@ -150,9 +150,11 @@ pub fn user_key(id: &str, key: &[Column]) -> Result<Row, LookupError> {
         Type::Bytes | Type::List(_) | Type::Tuple(_) => None,
     };
     let (name, ty) = (column.name.clone(), column.ty.to_string());
-    value
-        .map(|value| Row::from([value]))
-        .ok_or_else(|| LookupError::NoUser { id: id.to_string(), column: name, ty })
+    value.map(|value| Row::from([value])).ok_or_else(|| LookupError::NoUser {
+        id: id.to_string(),
+        column: name,
+        ty,
+    })
 }
 
 /// The keys to try, most telling first; a user without a group has only the default.

@@ -77,7 +77,19 @@ impl<'a> Places<'a> {
             events.schema.column(&labels.schema.key.first()?.name).map(|(at, _)| at)
         });
         let csid = groups.0.schema.column("csid").map(|(at, _)| at);
-        Ok(Places { sink, entries, categories, labels, prompt, groups, csid, profiles, recents, events, item })
+        Ok(Places {
+            sink,
+            entries,
+            categories,
+            labels,
+            prompt,
+            groups,
+            csid,
+            profiles,
+            recents,
+            events,
+            item,
+        })
     }
 }
 

@@ -145,9 +145,8 @@ impl View {
                 let node = &plan.nodes[at];
                 let column = |name: &str| node.schema.column(name).map(|(at, _)| at);
                 let (recent, categories) = (column("recent"), column("categories"));
-                let cell = |row: &Row, at: Option<usize>| {
-                    at.and_then(|at| row.get(at)).cloned().unwrap_or_default()
-                };
+                let cell =
+                    |row: &Row, at: Option<usize>| at.and_then(|at| row.get(at)).cloned().unwrap_or_default();
                 self.rows(&node.name, &mut |key, row| {
                     let group = key.first().cloned().unwrap_or_default();
                     // A key whose call failed has no row, so a row that is there is fresh.
@@ -157,17 +156,13 @@ impl View {
                     visit(Row::from([key, group, recent, stale, cell(&row, categories)]));
                 })
             }
-            Relation::Node(at) => {
-                self.rows(&plan.nodes[at].name, &mut |key, row| visit(key.concat(&row)))
-            }
+            Relation::Node(at) => self.rows(&plan.nodes[at].name, &mut |key, row| visit(key.concat(&row))),
             Relation::Groups(at) => self.groups(&plan, &plan.nodes[at], visit),
             Relation::Memo => self.memo.for_each(&mut |key, answer| {
                 let since = answer.unused_since.map_or(Value::Null, Value::U64);
                 visit(Row::from([Value::text(hex(key)), Value::text(answer.node), since]));
             }),
-            Relation::DeadLetters => {
-                self.rows("dead_letters", &mut |key, row| visit(key.concat(&row)))
-            }
+            Relation::DeadLetters => self.rows("dead_letters", &mut |key, row| visit(key.concat(&row))),
             Relation::Unmatched => self.rows("unmatched_retractions", &mut |key, row| {
                 let source = Value::text(self.source_name(&key));
                 visit(Row::from([source, spelled(key.get(1..).unwrap_or_default()), spelled(&row)]));
@@ -197,12 +192,7 @@ impl View {
         source.map_or("", |(name, _)| name)
     }
 
-    fn groups(
-        &self,
-        plan: &Plan,
-        profiles: &PlanNode,
-        visit: &mut dyn FnMut(Row),
-    ) -> Result<(), StateError> {
+    fn groups(&self, plan: &Plan, profiles: &PlanNode, visit: &mut dyn FnMut(Row)) -> Result<(), StateError> {
         let mut users: BTreeMap<Value, u64> = BTreeMap::new();
         let groups = profiles.inputs.first().and_then(|name| plan.node(name));
         if let Some((node, at)) = groups.and_then(|node| Some((node, node.schema.column("group")?.0))) {

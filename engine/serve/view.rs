@@ -100,9 +100,7 @@ impl View {
 
     fn model_version(&self, leaf: LeafId) -> Option<(String, String)> {
         let node = self.plan.node(&self.plan.leaves[leaf].node)?;
-        let asks = |at: LeafId| {
-            matches!(&self.plan.leaves[at].shape, Shape::Infer { kernel, .. } if !kernel.cheap())
-        };
+        let asks = |at: LeafId| matches!(&self.plan.leaves[at].shape, Shape::Infer { kernel, .. } if !kernel.cheap());
         match &self.plan.leaves[leaf].shape {
             Shape::Fit { .. } => {
                 let fitted = self.manifest.artifacts.get(&self.plan.leaf_name(leaf))?;
