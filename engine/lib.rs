@@ -11,6 +11,7 @@ pub mod oracle;
 pub mod plan;
 pub mod registry;
 pub mod runtime;
+pub mod serve;
 pub mod sinks;
 pub mod spec;
 pub mod state;

@@ -4,10 +4,20 @@
 //! documented exit code.
 
 mod check;
-
+mod data;
+mod dump;
+mod explain;
+mod graph;
+mod lookup;
+mod models;
+mod operators;
+mod output;
 mod plan;
 mod progress;
+mod query;
 mod run;
+mod schema;
+mod status;
 mod tree;
 
 use std::{
@@ -21,14 +31,8 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    diagnostic::Diagnostics,
-    lower::lower,
-    models::RealModels,
-    plan::Plan,
-    registry::Registry,
-    runtime::RunError,
-    spec,
-    state::StateError,
+    diagnostic::Diagnostics, lower::lower, models::RealModels, plan::Plan, registry::Registry,
+    runtime::RunError, spec, state::StateError,
 };
 
 /// Keeps language-model recommendations fresh by recomputing only what a delta touches.
@@ -47,6 +51,26 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Take in what is new and bring every table up to date.
     Run(run::RunArgs),
+    /// What serving would answer.
+    Lookup(lookup::Args),
+    /// Why: history, group, profile, prompt, candidates, scores, threshold, model versions.
+    Explain(explain::Args),
+    /// A table as JSON lines, sorted by key.
+    Dump(dump::Args),
+    /// Epoch, sizes, what waits, model versions.
+    Status(status::Args),
+    /// The pipeline as a picture.
+    Graph(graph::Args),
+    /// SQL over tables and sources.
+    Query(query::Args),
+    /// What a node's `op` can say.
+    Operators(operators::Args),
+    /// The JSON Schema of a pipeline.
+    Schema,
+    /// Language models by name.
+    Models(models::Args),
+    /// Data sets by name.
+    Data(data::Args),
 }
 
 /// How results are printed.
@@ -179,6 +203,16 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Lookup(args) => lookup::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Operators(args) => operators::run(&args),
+        Command::Schema => schema::run(),
+        Command::Models(args) => models::run(&args),
+        Command::Data(args) => data::run(&args),
     }
 }
 

@@ -1,0 +1,373 @@
+//! `explain`: why a user is served what they are served, from their clicks to the filter.
+//!
+//! Everything is read from the tables of the last epoch; nothing is computed again, so what is
+//! shown is what decided. The lookup is the one that serving runs.
+
+use std::collections::BTreeMap;
+
+use coea_operators::row::{Row, Value};
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::{Common, Failure, Format, lookup::note_unknown, output};
+use crate::{
+    plan::PlanNode,
+    serve::{
+        Found, Places, Served, View, lookup,
+        lookup::{Attempt, key_text, may_serve, texts},
+    },
+    spec,
+    state::StateError,
+};
+
+/// Newest events that are shown.
+const NEWEST: usize = 10;
+
+/// Why a user is served what they are served.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// The user.
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+}
+
+#[derive(Serialize)]
+struct Explanation {
+    schema: &'static str,
+    user: Json,
+    history: History,
+    long_term: LongTerm,
+    group: String,
+    csid: Vec<u64>,
+    cold_start: bool,
+    profile: Option<String>,
+    recent: Vec<String>,
+    attempts: Vec<Tried>,
+    key: String,
+    rung: &'static str,
+    prompt: Option<String>,
+    threshold: Option<f64>,
+    candidates: Vec<Candidate>,
+    served: Vec<Served>,
+    model_versions: BTreeMap<String, String>,
+}
+
+#[derive(Default, Serialize)]
+struct History {
+    events: u64,
+    first: Option<Json>,
+    last: Option<Json>,
+    newest: Vec<Click>,
+}
+
+#[derive(Serialize)]
+struct Click {
+    time: Json,
+    item: Json,
+    categories: Vec<String>,
+    count: i64,
+}
+
+#[derive(Default, Serialize)]
+struct LongTerm {
+    /// Clicks that speak for lasting interests.
+    kept: usize,
+    /// How many of them carry each category, most first.
+    categories: Vec<Counted>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Counted {
+    category: String,
+    clicks: u64,
+}
+
+#[derive(Serialize)]
+struct Tried {
+    rung: &'static str,
+    key: String,
+    found: bool,
+    categories: usize,
+    left: usize,
+}
+
+/// A label that the novelty model proposed for the key that answered.
+#[derive(Debug, PartialEq, Serialize)]
+struct Candidate {
+    category: String,
+    novelty: Option<f64>,
+    relevance: Option<f64>,
+    passed: bool,
+    seen: bool,
+    served: bool,
+    why: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// As `lookup`.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let view = output::open(&args.common)?;
+    let plan = view.plan.clone();
+    let places = Places::find(&plan)?;
+    let found = lookup(&view, &places, &args.user)?;
+    note_unknown(&found, &args.common);
+    let threshold = threshold(&args.common, &view, &places)?;
+    let explanation = explain(&view, &places, found, threshold)?;
+    match args.common.format {
+        Format::Json => output::document(&explanation),
+        Format::Text => output::text(&shown(&explanation)),
+    }
+}
+
+/// The threshold as the pipeline writes it: parameters are no part of the plan.
+fn threshold(common: &Common, view: &View, places: &Places<'_>) -> Result<Option<f64>, Failure> {
+    let Some(align) = above(view, places, "align") else { return Ok(None) };
+    let spec = spec::load(&common.pipeline, &common.set, &|name| std::env::var(name).ok())?;
+    let node = spec.nodes.iter().find(|node| node.name.value == align.name);
+    Ok(node.and_then(|node| node.spec.with.canonical_json()["threshold"].as_f64()))
+}
+
+/// The last node of an operator above the store, itself included.
+fn above<'a>(view: &'a View, places: &Places<'_>, op: &str) -> Option<&'a PlanNode> {
+    view.nodes_above(places.entries).into_iter().rfind(|node| node.op == op)
+}
+
+fn explain(
+    view: &View,
+    places: &Places<'_>,
+    found: Found,
+    threshold: Option<f64>,
+) -> Result<Explanation, StateError> {
+    let attempt = &found.attempts[found.chosen];
+    let answer = found.answer;
+    let group = Row::from([Value::text(&answer.group)]);
+    let cell = |node: &PlanNode, key: &Row, column: &str| {
+        let row = view.row(node, key)?;
+        let at = node.schema.column(column).map(|(at, _)| at);
+        Ok::<_, StateError>(row.zip(at).and_then(|(row, at)| row.get(at).cloned()))
+    };
+    let proposed = match above(view, places, "llm_sampler") {
+        Some(node) => pairs(cell(node, &attempt.key, "candidates")?.as_ref()),
+        None => Vec::new(),
+    };
+    let rated = match above(view, places, "scorer") {
+        Some(node) => pairs(cell(node, &attempt.key, "scored")?.as_ref()),
+        None => Vec::new(),
+    };
+    let profile = cell(places.profiles, &group, "profile")?;
+    let prompt = cell(places.prompt, &attempt.key, "prompt")?;
+    let judge = Judge { places, attempt, served: &answer.categories, threshold };
+    Ok(Explanation {
+        schema: "coea.explain/1",
+        history: history(view, places, &found.user)?,
+        long_term: long_term(view, places, &found.user)?,
+        profile: profile.map(|text| text.to_string()),
+        attempts: found.attempts.iter().map(tried).collect(),
+        prompt: prompt.map(|text| text.to_string()),
+        threshold,
+        candidates: judge.candidates(&proposed, &rated),
+        user: answer.user,
+        group: answer.group,
+        csid: answer.csid,
+        cold_start: answer.cold_start,
+        recent: answer.recent,
+        key: answer.key,
+        rung: answer.rung.word(),
+        served: answer.categories,
+        model_versions: answer.model_versions,
+    })
+}
+
+fn tried(attempt: &Attempt) -> Tried {
+    Tried {
+        rung: attempt.rung.word(),
+        key: key_text(&attempt.key),
+        found: attempt.found,
+        categories: attempt.listed.len(),
+        left: attempt.left,
+    }
+}
+
+/// The (name, score) pairs of a cell.
+fn pairs(cell: Option<&Value>) -> Vec<(String, f64)> {
+    let pair = |cell: &Value| {
+        let [name, score] = cell.as_list()? else { return None };
+        Some((name.to_string(), score.as_f64()?))
+    };
+    cell.and_then(Value::as_list).unwrap_or_default().iter().filter_map(pair).collect()
+}
+
+fn history(view: &View, places: &Places<'_>, user: &Row) -> Result<History, StateError> {
+    let mut history = History::default();
+    let Some(events) = places.events else { return Ok(history) };
+    let mut newest: Vec<(Row, i64)> = Vec::new();
+    view.walk(events, user, &mut |event, count| {
+        let time = event.first().map(Value::to_json);
+        history.events += count.unsigned_abs();
+        history.last = history.last.take().or_else(|| time.clone());
+        history.first = time;
+        if newest.len() < NEWEST {
+            newest.push((event.clone(), count));
+        }
+        true
+    })?;
+    for (event, count) in newest {
+        let item = places.item.and_then(|at| event.get(at)).cloned().unwrap_or_default();
+        let labels = match places.labels {
+            Some(labels) => view.row(labels, &Row::from([item.clone()]))?,
+            None => None,
+        };
+        history.newest.push(Click {
+            time: event.first().map_or(Json::Null, Value::to_json),
+            item: item.to_json(),
+            categories: texts(labels.as_ref().and_then(|row| row.first())),
+            count,
+        });
+    }
+    Ok(history)
+}
+
+/// What the filter above the groups kept of the history.
+fn long_term(view: &View, places: &Places<'_>, user: &Row) -> Result<LongTerm, StateError> {
+    let filter = view.nodes_above(places.groups.0).into_iter().rfind(|node| node.op == "click_filter");
+    let Some((node, at)) = filter.and_then(|node| Some((node, node.schema.column("categories")?.0))) else {
+        return Ok(LongTerm::default());
+    };
+    let row = view.row(node, user)?;
+    let clicks = row.as_ref().and_then(|row| row.get(at)).and_then(Value::as_list).unwrap_or_default();
+    Ok(LongTerm { kept: clicks.len(), categories: counted(clicks) })
+}
+
+/// How many lists name each category; most first, equals by name.
+fn counted(clicks: &[Value]) -> Vec<Counted> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for name in clicks.iter().flat_map(|click| texts(Some(click))) {
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut counted: Vec<Counted> =
+        counts.into_iter().map(|(category, clicks)| Counted { category, clicks }).collect();
+    counted.sort_by_key(|c| std::cmp::Reverse(c.clicks));
+    counted
+}
+
+/// Says of each candidate how far it came.
+struct Judge<'a> {
+    places: &'a Places<'a>,
+    attempt: &'a Attempt,
+    served: &'a [Served],
+    threshold: Option<f64>,
+}
+
+impl Judge<'_> {
+    /// Every candidate with its fate; where nothing proposes, those of the entry.
+    fn candidates(&self, proposed: &[(String, f64)], rated: &[(String, f64)]) -> Vec<Candidate> {
+        let score = |scores: &[(String, f64)], name: &str| {
+            scores.iter().find(|(known, _)| known == name).map(|(_, score)| *score)
+        };
+        let mut names: Vec<&str> = self.attempt.listed.iter().map(|s| s.category.as_str()).collect();
+        let rest = proposed.iter().map(|(name, _)| name.as_str());
+        let rest: Vec<&str> = rest.filter(|name| !names.contains(name)).collect();
+        names.extend(rest);
+        let one = |name: &str| {
+            let entry = self.attempt.listed.iter().find(|s| s.category == name);
+            let served = self.served.iter().any(|s| s.category == name);
+            Candidate {
+                category: name.to_string(),
+                novelty: score(proposed, name),
+                relevance: score(rated, name).or(entry.map(|s| s.score)),
+                passed: entry.is_some(),
+                seen: entry.is_some_and(|s| s.seen),
+                served,
+                why: self.why(entry, served),
+            }
+        };
+        names.into_iter().map(one).collect()
+    }
+
+    fn why(&self, entry: Option<&Served>, served: bool) -> String {
+        let kv = &self.places.sink.kv;
+        fate(entry, served, entry.is_some_and(|s| may_serve(s, kv.novel_to)), kv.serve, self.threshold)
+    }
+}
+
+fn fate(entry: Option<&Served>, served: bool, may: bool, serve: u64, threshold: Option<f64>) -> String {
+    match (entry, threshold) {
+        (None, Some(threshold)) => format!("not above the threshold {threshold}"),
+        (None, None) => "not kept".to_string(),
+        (Some(_), _) if served => "served".to_string(),
+        (Some(_), _) if !may => "in this user's history".to_string(),
+        (Some(_), _) => format!("{serve} others are better"),
+    }
+}
+
+fn shown(e: &Explanation) -> String {
+    let number = |n: Option<f64>| n.map_or_else(|| "–".to_string(), |n| format!("{n:.3}"));
+    let listed = |names: &[String]| if names.is_empty() { "none".to_string() } else { names.join(", ") };
+    let time = |time: &Option<Json>| time.as_ref().map_or_else(|| "–".to_string(), Json::to_string);
+    let mut text = format!(
+        "user {}: {} events from {} to {}\n",
+        e.user,
+        e.history.events,
+        time(&e.history.first),
+        time(&e.history.last)
+    );
+    let clicks = e.history.newest.iter().map(|click| {
+        vec![format!("  {}", click.time), format!("item {}", click.item), listed(&click.categories)]
+    });
+    text += &output::columns(&clicks.collect::<Vec<_>>());
+    let kept: Vec<String> =
+        e.long_term.categories.iter().map(|c| format!("{} {}", c.category, c.clicks)).collect();
+    text += &format!("\nlong-term: {} clicks kept ({})\n", e.long_term.kept, listed(&kept));
+    let cold = if e.cold_start { ", cold start" } else { "" };
+    text += &format!("group: {} from codes {:?}{cold}\n", e.group, e.csid);
+    text += &format!("profile: {}\n", e.profile.as_deref().unwrap_or("none"));
+    text += &format!("recent: {}\n\nkeys tried\n", listed(&e.recent));
+    let attempts = e.attempts.iter().map(|a| {
+        let what = match a.found {
+            true => format!("{} of {} categories left", a.left, a.categories),
+            false => "no entry".to_string(),
+        };
+        vec![format!("  {}", a.rung), a.key.clone(), what]
+    });
+    text += &output::columns(&attempts.collect::<Vec<_>>());
+    text += &format!("answered by {} ({})\n", e.key, e.rung);
+    if let Some(prompt) = &e.prompt {
+        let indented: Vec<String> = prompt.lines().map(|line| format!("  {line}")).collect();
+        text += &format!("\nprompt\n{}\n", indented.join("\n"));
+    }
+    let header = ["  candidate", "novelty", "relevance", ""].map(String::from).to_vec();
+    let rows = e
+        .candidates
+        .iter()
+        .map(|c| vec![format!("  {}", c.category), number(c.novelty), number(c.relevance), c.why.clone()]);
+    text += &format!("\n{}", output::columns(&[header].into_iter().chain(rows).collect::<Vec<_>>()));
+    let versions = e.model_versions.iter().map(|(name, digest)| vec![format!("  {name}"), digest.clone()]);
+    text + "\nmodel versions\n" + &output::columns(&versions.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_candidate_has_one_reason() {
+        let entry = Served { category: "War".into(), score: 0.7, seen: true };
+        assert_eq!(fate(None, false, false, 5, Some(0.5)), "not above the threshold 0.5");
+        assert_eq!(fate(Some(&entry), false, false, 5, Some(0.5)), "in this user's history");
+        assert_eq!(fate(Some(&entry), false, true, 5, None), "5 others are better");
+        assert_eq!(fate(Some(&entry), true, true, 5, None), "served");
+    }
+
+    #[test]
+    fn long_term_interests_are_counted_most_first() {
+        let click = |names: &[&str]| Value::list(names.iter().map(Value::text));
+        let counted = counted(&[click(&["Drama", "War"]), click(&["War"]), click(&["Comedy"])]);
+        let shown: Vec<String> = counted.iter().map(|c| format!("{} {}", c.category, c.clicks)).collect();
+        assert_eq!(shown, ["War 2", "Comedy 1", "Drama 1"]);
+    }
+}

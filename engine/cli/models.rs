@@ -1,0 +1,225 @@
+//! `models`: the language models, and two looks at one from outside a pipeline.
+//!
+//! `tokenize` and `score` read JSON lines and answer in the same order, so that another program's
+//! figures can be compared line by line. Lines with equal labels are scored in one batch.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use coea_operators::lm::LmTokenizer;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Failure, Format, output};
+use crate::{
+    fetch::{self, Listed},
+    models::{ModelProvider, RealModels},
+};
+
+/// Language models.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What to do with models.
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Lists the models that can be asked for by name.
+    List {
+        /// How results are printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Brings a model into the cache and prints its path.
+    Fetch {
+        /// Its name.
+        name: String,
+    },
+    /// Token ids of texts: {"text"} → {"ids","ids_plain"}.
+    Tokenize(Batch),
+    /// Log-probabilities of labels: {"prompt","labels"} → {"logprobs"}.
+    Score {
+        /// What to score.
+        #[command(flatten)]
+        batch: Batch,
+        /// An adapter for the model.
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+    },
+    /// Texts that a model writes.
+    Generate(Rest),
+    /// Makes a version of a model the one in use.
+    Promote(Rest),
+    /// Goes back to the version before.
+    Rollback(Rest),
+    /// Writes a version of a model to files.
+    Export(Rest),
+}
+
+/// A model and a file of questions to it.
+#[derive(Debug, clap::Args)]
+pub struct Batch {
+    /// A model's name, or the path of a GGUF file.
+    pub base: String,
+    /// A file of JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+}
+
+/// Whatever is written after a command that is not built yet.
+#[derive(Debug, clap::Args)]
+pub struct Rest {
+    /// Not read.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If a model or file is unknown or cannot be read (66), a line is wrong, or the model fails.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match &args.action {
+        Action::List { format } => listed(&fetch::models(), *format),
+        Action::Fetch { name } => output::text(&format!("{}\n", fetch::model(name)?.path.display())),
+        Action::Tokenize(batch) => tokenize(batch),
+        Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
+        Action::Score { batch, adapter: None } => score(batch, &RealModels),
+        Action::Generate(_) => Err(not_built("models generate")),
+        Action::Promote(_) => Err(not_built("models promote")),
+        Action::Rollback(_) => Err(not_built("models rollback")),
+        Action::Export(_) => Err(not_built("models export")),
+    }
+}
+
+fn not_built(what: &str) -> Failure {
+    output::usage(format!("`{what}` is not built yet"))
+}
+
+/// Prints registered assets.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn listed(assets: &[Listed], format: Format) -> Result<(), Failure> {
+    if format == Format::Json {
+        return output::document(&assets);
+    }
+    let row = |asset: &Listed| {
+        let size = format!("{:.1} MB", asset.bytes as f64 / 1e6);
+        let place = match (asset.cached, asset.fetched) {
+            (true, _) => "here".to_string(),
+            (false, true) => format!("{size} to fetch"),
+            (false, false) => "yours to bring".to_string(),
+        };
+        vec![asset.name.to_string(), place, asset.licence.to_string(), asset.about.to_string()]
+    };
+    output::text(&output::columns(&assets.iter().map(row).collect::<Vec<_>>()))
+}
+
+/// The lines of a file; empty ones are passed over.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
+    let unreadable = |what: String| Failure::new(66, format!("error: {}{what}", path.display()));
+    let file = File::open(path).map_err(|error| unreadable(format!(": {error}")))?;
+    let mut parsed = Vec::new();
+    for (at, line) in (1..).zip(BufReader::new(file).lines()) {
+        let line = line.map_err(|error| unreadable(format!(":{at}: {error}")))?;
+        if !line.trim().is_empty() {
+            parsed.push(serde_json::from_str(&line).map_err(|error| unreadable(format!(":{at}: {error}")))?);
+        }
+    }
+    Ok(parsed)
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Tokens {
+    /// Markers such as `<|im_end|>` are control tokens.
+    ids: Vec<u32>,
+    /// Markers are text.
+    ids_plain: Vec<u32>,
+}
+
+fn tokenize(batch: &Batch) -> Result<(), Failure> {
+    let texts: Vec<Text> = lines(&batch.input)?;
+    let tokenizer = LmTokenizer::open(&fetch::model(&batch.base)?.path).map_err(output::failed)?;
+    let mut out = output::Out::new();
+    for Text { text } in texts {
+        let encode = |control| tokenizer.encode(&text, control).map_err(output::failed);
+        output::line(&mut out, &Tokens { ids: encode(true)?, ids_plain: encode(false)? })?;
+    }
+    out.finish()
+}
+
+#[derive(Deserialize)]
+struct Question {
+    prompt: String,
+    labels: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Scores {
+    logprobs: Vec<f32>,
+}
+
+fn score(batch: &Batch, models: &dyn ModelProvider) -> Result<(), Failure> {
+    let questions: Vec<Question> = lines(&batch.input)?;
+    fetch::model(&batch.base)?;
+    let model = models.language(&batch.base).map_err(output::failed)?;
+    let mut answers: Vec<Vec<f32>> = vec![Vec::new(); questions.len()];
+    for (labels, places) in by_labels(&questions) {
+        let prompts: Vec<String> = places.iter().map(|at| questions[*at].prompt.clone()).collect();
+        let (scores, _) = model.score(labels, &prompts, &mut |_| {}).map_err(output::failed)?;
+        for (at, score) in places.into_iter().zip(scores) {
+            answers[at] = score.map_err(|cause| output::failed(format!("question {}: {cause}", at + 1)))?;
+        }
+    }
+    let mut out = output::Out::new();
+    for logprobs in answers {
+        output::line(&mut out, &Scores { logprobs })?;
+    }
+    out.finish()
+}
+
+/// The places of the questions that share a list of labels.
+fn by_labels(questions: &[Question]) -> BTreeMap<&[String], Vec<usize>> {
+    let mut groups: BTreeMap<&[String], Vec<usize>> = BTreeMap::new();
+    for (at, question) in questions.iter().enumerate() {
+        groups.entry(&question.labels).or_default().push(at);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_grouped_by_their_labels() {
+        let question = |labels: &[&str]| Question {
+            prompt: String::new(),
+            labels: labels.iter().map(ToString::to_string).collect(),
+        };
+        let questions = [question(&["a", "b"]), question(&["b", "a"]), question(&["a", "b"])];
+        let groups: Vec<Vec<usize>> = by_labels(&questions).into_values().collect();
+        assert_eq!(groups, [vec![0, 2], vec![1]]);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{\"text\":\"a\"}\n\n{\"txt\":1}\n").unwrap();
+        let failure = lines::<Text>(file.path()).err().unwrap();
+        assert_eq!(failure.code, 66);
+        assert!(failure.message.contains(":3: "), "{}", failure.message);
+    }
+}
