@@ -57,6 +57,8 @@ struct Fold {
     ready: bool,
     /// Whether the side input is complete once this tick's changes are in.
     ready_next: bool,
+    /// Whether it took up what it gave at the last commit.
+    restored: bool,
     touched: BTreeSet<Row>,
     /// Keys whose counts are to be taken anew from the whole history.
     recount: BTreeSet<Row>,
@@ -123,6 +125,7 @@ impl Folds {
                     dims: HashMap::new(),
                     ready: dim.is_none(),
                     ready_next: false,
+                    restored: false,
                     touched: BTreeSet::new(),
                     recount: BTreeSet::new(),
                     outputs: HashMap::new(),
@@ -310,6 +313,7 @@ impl Folds {
                 users.push(user);
                 Ok(true)
             })?;
+            users.retain(|user| self.mine(user));
             let fold = &mut self.folds[at];
             for user in users {
                 fold.note_unknown(&item, &user, true);
@@ -322,14 +326,21 @@ impl Folds {
         Ok(())
     }
 
-    /// A fold that waited and is to begin looks for unknown items.
+    /// A fold that waited and is to begin looks for unknown items; one that was restored and has
+    /// nothing new knows them.
     fn make_ready(&mut self, leaf: LeafId) -> Result<(), StateError> {
         let waiting = |fold: &&mut Fold| fold.leaf == leaf && fold.ready_next && !fold.ready;
+        let (worker, workers) = (self.worker, self.workers);
         let Some(fold) = self.folds.iter_mut().find(waiting) else { return Ok(()) };
         fold.ready = true;
+        if fold.restored && fold.touched.is_empty() {
+            return Ok(());
+        }
         self.index.scan(&fold.source.to_be_bytes(), &mut |_, bytes| {
             let (item, user, _): (Row, Row, i64) = decode(bytes)?;
-            fold.note_unknown(&item, &user, true);
+            if usize::from(shard(&user)) % workers == worker {
+                fold.note_unknown(&item, &user, true);
+            }
             Ok(true)
         })
     }
@@ -337,7 +348,10 @@ impl Folds {
     /// Takes what a fold gave at the last commit, instead of folding again.
     pub fn restore(&mut self, leaf: LeafId, rows: Vec<Update>, unknown: Vec<(Row, Row)>) {
         if let Some(fold) = self.folds.iter_mut().find(|fold| fold.leaf == leaf) {
-            fold.ready = true;
+            // The side input comes in the same tick, and is no news to it.
+            fold.ready = fold.dim.is_none();
+            fold.ready_next = true;
+            fold.restored = true;
             fold.unknown.extend(unknown);
             for ((key, row), count) in rows {
                 let outputs = fold.outputs.entry(key).or_default();
