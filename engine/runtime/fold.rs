@@ -310,6 +310,8 @@ impl Folds {
                 users.push(user);
                 Ok(true)
             })?;
+            // What is committed is everybody's: the index holds the users of the other workers too.
+            users.retain(|user| self.mine(user));
             let fold = &mut self.folds[at];
             for user in users {
                 fold.note_unknown(&item, &user, true);
@@ -325,11 +327,14 @@ impl Folds {
     /// A fold that waited and is to begin looks for unknown items.
     fn make_ready(&mut self, leaf: LeafId) -> Result<(), StateError> {
         let waiting = |fold: &&mut Fold| fold.leaf == leaf && fold.ready_next && !fold.ready;
+        let (worker, workers) = (self.worker, self.workers);
         let Some(fold) = self.folds.iter_mut().find(waiting) else { return Ok(()) };
         fold.ready = true;
         self.index.scan(&fold.source.to_be_bytes(), &mut |_, bytes| {
             let (item, user, _): (Row, Row, i64) = decode(bytes)?;
-            fold.note_unknown(&item, &user, true);
+            if usize::from(shard(&user)) % workers == worker {
+                fold.note_unknown(&item, &user, true);
+            }
             Ok(true)
         })
     }
