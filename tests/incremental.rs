@@ -166,7 +166,8 @@ fn check(bench: &Bench, state: &str, calls: Calls) -> BTreeSet<[u8; 32]> {
 
 fn memo_keys(bench: &Bench, state: &str) -> BTreeSet<[u8; 32]> {
     let mut keys = BTreeSet::new();
-    bench.state(state).unwrap().memo.for_each(&mut |key, _| _ = keys.insert(key.try_into().unwrap())).unwrap();
+    let memo = bench.state(state).unwrap().memo;
+    memo.for_each(&mut |key, _| _ = keys.insert(key.try_into().unwrap())).unwrap();
     keys
 }
 
@@ -223,6 +224,36 @@ fn the_first_epoch_is_what_a_computation_from_scratch_gives() {
     assert!(calls > 8, "{calls} calls");
     let rows = readable(&bench, "state");
     assert!(rows["aligned"].len() > 5 && rows["group"].len() == USERS as usize, "{rows:#?}");
+}
+
+#[test]
+fn failed_calls_are_rows_until_they_are_answered() {
+    let bench = bench();
+    bench.models.fail_on(Some("Lately Drama"));
+    let failed: u64 = begin(&bench, "state").nodes.iter().map(|node| node.calls.errors).sum();
+    assert!(failed > 0);
+    check(&bench, "state", Calls::Memo);
+    assert_eq!(readable(&bench, "state")["errors"].len() as u64, failed);
+    bench.models.fail_on(None);
+    let dry = bench.epoch("state", Options { dry: true, ..delta(&bench, &[]) }).unwrap();
+    assert_eq!(begin(&bench, "state").language_calls(), failed);
+    assert_eq!(dry.language_calls(), failed);
+    check(&bench, "state", Calls::Again);
+    assert!(!readable(&bench, "state").contains_key("errors"));
+}
+
+#[test]
+fn a_prompt_that_two_nodes_ask_is_one_call_and_planned_as_one() {
+    let mut bench = bench();
+    bench.rewrite(&PIPELINE.replace("relevance.jinja", "novelty.jinja")).unwrap();
+    begin(&bench, "state");
+    let options = delta(&bench, &[event(1, 2, 4, 30, 1), event(1, 5, 4, 31, 1), event(2, 7, 4, 30, 1)]);
+    let plan = bench.epoch("state", Options { dry: true, ..options.clone() }).unwrap();
+    let before = bench.models.calls();
+    let run = bench.epoch("state", options).unwrap();
+    assert_eq!(bench.models.calls() - before, run.language_calls());
+    assert!(run.language_calls() > 0);
+    assert_eq!(plan.language_calls(), run.language_calls());
 }
 
 proptest! {
