@@ -162,7 +162,7 @@ impl Bench {
             write(&path, text)?;
             given.push((source.to_string(), path));
         }
-        Ok(Options { workers: 1, deltas: given, again: true, ..Options::default() })
+        Ok(Options { workers: 1, deltas: given, again: true, resolve: true, ..Options::default() })
     }
 
     /// Runs, or with `dry` foresees, one epoch on the state of a name.

@@ -260,9 +260,20 @@ impl Driver<'_> {
     /// If a tokenizer cannot be loaded.
     pub fn price_open(&mut self) -> Result<(), RunError> {
         let plan = self.plan.clone();
+        let mut counted: BTreeSet<MemoKey> = BTreeSet::new();
         for leaf in plan.infers() {
             let Shape::Infer { kernel, .. } = &plan.leaves[leaf].shape else { continue };
-            let requests: Vec<Row> = self.unanswered(leaf).map(|(_, request)| request.clone()).collect();
+            let (mut requests, mut hits): (Vec<Row>, u64) = (Vec::new(), 0);
+            for (key, request) in self.unanswered(leaf) {
+                // One model may be asked the same by two nodes: the second finds it answered.
+                match counted.insert(*key) {
+                    true => requests.push(request.clone()),
+                    false => hits += 1,
+                }
+            }
+            if hits > 0 {
+                self.calls.entry(leaf).or_default().memo_hits += hits;
+            }
             if requests.is_empty() {
                 continue;
             }
