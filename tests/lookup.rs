@@ -127,7 +127,7 @@ fn the_ladder_answers_each_user_from_what_is_left_for_them() {
     let view = View::open(plan.clone(), dir.path()).unwrap();
     let places = Places::find(&plan).unwrap();
     assert_eq!(
-        [places.entries, places.prompt, places.groups.0, places.recents.0].map(|node| node.name.as_str()),
+        [&places.entries.name, &places.prompt.name, &places.groups.0.name, &places.recents.0.name],
         ["aligned", "prompt", "group", "recent"]
     );
     let of = |id: &str| {
