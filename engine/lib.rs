@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod lower;
 pub mod models;
 mod nearest;
+pub mod oracle;
 pub mod plan;
 pub mod registry;
 pub mod runtime;
@@ -14,3 +15,6 @@ pub mod serve;
 pub mod sinks;
 pub mod spec;
 pub mod state;
+#[doc(hidden)]
+pub mod testing;
+pub mod verify;

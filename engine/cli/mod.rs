@@ -19,6 +19,7 @@ mod run;
 mod schema;
 mod status;
 mod tree;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -49,6 +50,8 @@ enum Command {
     Check(check::CheckArgs),
     /// What a run would change and cost; nothing is spent or written.
     Plan(plan::PlanArgs),
+    /// Recompute every table from scratch and compare it with the stored one.
+    Verify(verify::VerifyArgs),
     /// Take in what is new and bring every table up to date.
     Run(run::RunArgs),
     /// What serving would answer.
@@ -203,6 +206,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Lookup(args) => lookup::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Dump(args) => dump::run(&args),

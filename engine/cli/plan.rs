@@ -39,7 +39,7 @@ pub struct PlanArgs {
 /// What would keep a run from beginning.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let loaded = args.common.load()?;
-    let bars = Bars::new(args.common.quiet);
+    let bars = Bars::new(&args.common);
     let report = foresee(&loaded, args, &bars)?;
     if let Some(file) = &args.out {
         let document = json!({ "plan": report.to_json(), "fingerprint": fingerprint(&loaded, &args.epoch)? });

@@ -8,25 +8,32 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::Common;
 use crate::runtime::driver::Listener;
 
 /// Shows progress where there is a terminal and nobody asked for quiet.
 pub struct Bars {
     shown: bool,
+    lines: bool,
     all: MultiProgress,
     bars: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Bars {
-    /// Bars on stderr, unless `quiet`.
-    pub fn new(quiet: bool) -> Self {
-        let shown = !quiet && std::io::stderr().is_terminal();
-        Bars { shown, all: MultiProgress::new(), bars: Mutex::default() }
+    /// Bars on stderr at a terminal; lines instead where `verbose` asks for them; nothing if `quiet`.
+    pub fn new(common: &Common) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let lines = common.verbose > 0 && !common.quiet;
+        let shown = !common.quiet && terminal && !lines;
+        Bars { shown, lines, all: MultiProgress::new(), bars: Mutex::default() }
     }
 }
 
 impl Listener for Bars {
     fn progress(&self, what: &str, done: u64, total: u64, note: &str) {
+        if self.lines {
+            eprintln!("{what}: {done}/{total} {note}");
+        }
         if !self.shown {
             return;
         }

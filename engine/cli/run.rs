@@ -95,7 +95,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(file) = &args.plan {
         super::plan::check_fresh(file, &loaded, &args.epoch)?;
     }
-    let bars = Bars::new(args.common.quiet);
+    let bars = Bars::new(&args.common);
     let (report, epoch) = epoch(&loaded, args.epoch.options(false), &bars)?;
     if let Some(report) = report {
         say(&args.common, &report, epoch);

@@ -112,8 +112,13 @@ impl Layered {
             .take_while(|(key, _)| key.starts_with(prefix))
             .peekable();
         if let Some((db, txn)) = &self.committed {
-            for entry in db.prefix_iter(txn, prefix)? {
+            // LMDB refuses to seek an empty key.
+            let start = if prefix.is_empty() { Bound::Unbounded } else { Bound::Included(prefix) };
+            for entry in db.range(txn, &(start, Bound::Unbounded))? {
                 let (key, value) = entry?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
                 while let Some((new_key, new)) = changed.next_if(|(k, _)| k.as_slice() < key) {
                     if let Some(new) = new
                         && !visit(new_key, new)?

@@ -122,6 +122,22 @@ impl Tables {
         Ok(all)
     }
 
+    /// The names of the tables that have rows, in order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, StateError> {
+        let mut names: Vec<String> = Vec::new();
+        self.layered.scan(&[], &mut |address, _| {
+            let name = address.split(|byte| *byte == 0).next().unwrap_or_default();
+            if names.last().is_none_or(|last| last.as_bytes() != name) {
+                names.push(String::from_utf8_lossy(name).into_owned());
+            }
+            Ok(true)
+        })?;
+        Ok(names)
+    }
+
     /// Removes a table; says how many keys it had.
     ///
     /// # Errors
@@ -190,5 +206,6 @@ mod tests {
         }
         assert_eq!(tables.rows("t").unwrap().len(), 3);
         assert_eq!(tables.get("t", &long("b")).unwrap(), [(row(1), 1)]);
+        assert_eq!(tables.names().unwrap(), ["t", "tt"]);
     }
 }

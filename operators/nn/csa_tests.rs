@@ -1,3 +1,5 @@
+//! The encoder: what a fit learns, what its bits may not depend on, odd data and settings.
+
 use super::*;
 use crate::nn::random::Stream;
 

@@ -1,3 +1,5 @@
+//! The quantised autoencoder: gradients, planted groups, repeatable files, odd inputs.
+
 use super::{super::grad_check, *};
 use crate::nn::{matrix::add_scaled, random::Stream};
 

@@ -1,0 +1,221 @@
+//! What tests and benches of the engine share: a language model that costs nothing, and a bench to
+//! run small pipelines on.
+//!
+//! Reachable from Rust only: no flag, file or variable selects the stand-in, so nobody can mistake
+//! its answers for a model's.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use coea_operators::{
+    label_model::LabelModel,
+    shape::{Cost, KernelError},
+};
+
+use crate::{
+    lower::lower,
+    models::ModelProvider,
+    plan::Plan,
+    registry::Registry,
+    runtime::{
+        RunError,
+        driver::{Driver, Listener, Options},
+        report::Report,
+    },
+    spec,
+    state::{State, StateError},
+};
+
+/// Gives stand-ins for every base, and counts what they are asked.
+#[derive(Clone, Default)]
+pub struct StandIn {
+    calls: Arc<AtomicU64>,
+    failing: Arc<Mutex<Option<String>>>,
+}
+
+impl StandIn {
+    /// Prompts scored so far, by all models together.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// From now on prompts that contain `marker` fail; with none, all are answered.
+    pub fn fail_on(&self, marker: Option<&str>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = marker.map(str::to_string);
+    }
+}
+
+impl ModelProvider for StandIn {
+    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String> {
+        Ok(Arc::new(StandInModel { base: base.to_string(), of: self.clone() }))
+    }
+}
+
+/// Answers from a hash of prompt and label, so that equal questions have equal answers.
+struct StandInModel {
+    base: String,
+    of: StandIn,
+}
+
+impl StandInModel {
+    /// A log-probability from -1 to -12.
+    fn logprob(&self, prompt: &str, label: &str) -> f32 {
+        let mut hasher = blake3::Hasher::new();
+        for part in [self.base.as_str(), prompt, label] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let bytes = hasher.finalize();
+        let draw = u16::from_le_bytes([bytes.as_bytes()[0], bytes.as_bytes()[1]]);
+        -1.0 - 11.0 * f32::from(draw) / f32::from(u16::MAX)
+    }
+}
+
+impl LabelModel for StandInModel {
+    fn digest(&self) -> String {
+        format!("stand-in/1 {}", self.base)
+    }
+
+    fn score(
+        &self,
+        labels: &[String],
+        prompts: &[String],
+        progress: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
+        let failing = self.of.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.of.calls.fetch_add(prompts.len() as u64, Ordering::Relaxed);
+        let answer = |prompt: &String| match &failing {
+            Some(marker) if prompt.contains(marker) => Err(format!("the prompt contains {marker}")),
+            _ => Ok(labels.iter().map(|label| self.logprob(prompt, label)).collect()),
+        };
+        progress(prompts.len());
+        Ok((prompts.iter().map(answer).collect(), self.price(prompts)?))
+    }
+
+    fn price(&self, prompts: &[String]) -> Result<Cost, KernelError> {
+        let bytes = prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        Ok(Cost { prompt_tokens: bytes, reused_prompt_tokens: 0 })
+    }
+}
+
+/// Listens to nothing.
+struct Silence;
+
+impl Listener for Silence {
+    fn progress(&self, _what: &str, _done: u64, _total: u64, _note: &str) {}
+    fn warn(&self, _message: &str) {}
+}
+
+/// A folder with a pipeline `pipeline.yaml`, its files, and states.
+pub struct Bench {
+    dir: tempfile::TempDir,
+    /// The models of its pipeline.
+    pub models: StandIn,
+    /// The pipeline.
+    pub plan: Arc<Plan>,
+}
+
+impl Bench {
+    /// Writes files by their relative paths, `pipeline.yaml` among them, and lowers the pipeline.
+    ///
+    /// # Errors
+    /// What is wrong with a file or the pipeline, as a user would read it.
+    pub fn new(files: &[(&str, &str)]) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        for (path, text) in files {
+            write(&dir.path().join(path), text).map_err(|e| format!("{path}: {e}"))?;
+        }
+        let models = StandIn::default();
+        let plan = Arc::new(lowered(dir.path(), &models)?);
+        Ok(Bench { dir, models, plan })
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes another pipeline and lowers it; states and sources stay.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a user would read it.
+    pub fn rewrite(&mut self, pipeline: &str) -> Result<(), String> {
+        write(&self.path("pipeline.yaml"), pipeline).map_err(|e| e.to_string())?;
+        self.plan = Arc::new(lowered(self.dir.path(), &self.models)?);
+        Ok(())
+    }
+
+    /// Writes delta files, source → CSV text, and gives the options that apply them on one worker.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn deltas(&self, deltas: &[(&str, &str)]) -> std::io::Result<Options> {
+        let mut given = Vec::new();
+        for (at, (source, text)) in deltas.iter().enumerate() {
+            let path = self.path(&format!("delta-{at}-{source}.csv"));
+            write(&path, text)?;
+            given.push((source.to_string(), path));
+        }
+        Ok(Options { workers: 1, deltas: given, again: true, ..Options::default() })
+    }
+
+    /// Runs, or with `dry` foresees, one epoch on the state of a name.
+    ///
+    /// # Errors
+    /// What kept the epoch from coming about.
+    pub fn epoch(&self, state: &str, options: Options) -> Result<Report, RunError> {
+        let dir = self.path(state);
+        let state = if options.dry { State::read(&dir)? } else { State::open(&dir)? };
+        let dry = options.dry;
+        let mut driver = Driver::open(self.plan.clone(), state, options, &Silence)?;
+        driver.ingest()?;
+        let work = driver.has_work();
+        driver.settle()?;
+        if dry {
+            driver.price_open()?;
+        }
+        let changes = driver.changes()?;
+        let mut report = driver.report(&changes);
+        if work && !dry {
+            report.epoch = driver.commit(&changes)?.epoch;
+        }
+        Ok(report)
+    }
+
+    /// The state of a name, to read.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn state(&self, name: &str) -> Result<State, StateError> {
+        State::read(&self.path(name))
+    }
+
+    /// Every table of a state, byte by byte.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn dump(&self, state: &str) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StateError> {
+        let mut all = BTreeMap::new();
+        self.state(state)?.snapshot()?.layered("tables").scan(&[], &mut |key, bytes| {
+            all.insert(key.to_vec(), bytes.to_vec());
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::fs::write(path, text)
+}
+
+fn lowered(folder: &Path, models: &StandIn) -> Result<Plan, String> {
+    let spec = spec::load(&folder.join("pipeline.yaml"), &[], &|_| None).map_err(|e| e.render(false))?;
+    lower(&spec, folder, &Registry::built_in(), models).map_err(|e| e.render(false))
+}

@@ -1,0 +1,302 @@
+//! The product's sentence as properties: after any sequence of deltas every table is what a
+//! computation from scratch gives, byte for byte, and no call is made that was not foreseen.
+//!
+//! The deltas are rude on purpose: ties in time, late and repeated events, retractions of rows that
+//! were never there or come later, corrected items, items nobody has heard of yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    sync::Arc,
+};
+
+use coea_engine::{
+    oracle::{self, Calls},
+    plan::Plan,
+    runtime::{
+        driver::Options,
+        report::{Basis, Report},
+    },
+    state::State,
+    testing::Bench,
+    verify,
+};
+use proptest::prelude::*;
+
+const PIPELINE: &str = "\
+version: 1
+name: bench
+sources:
+  events:
+    connector: files
+    with:
+      path: events.csv
+      format: csv
+      columns: { user_id: u64, item_id: u64, rating: f64, timestamp: timestamp }
+      time: { column: timestamp }
+  items:
+    connector: files
+    with: { path: items.csv, format: csv, columns: { item_id: u64, genres: list<text> } }
+  users:
+    connector: files
+    with: { path: users.csv, format: csv, columns: { user_id: u64, age: u64, job: text } }
+models:
+  novelty: { kind: language_model, base: small }
+  relevance: { kind: reward_model, base: small }
+nodes:
+  interest: { op: category_map, in: [items, events], with: { mapping: all } }
+  label: { op: category_map, in: [items, events], with: { mapping: set, min_clicks: 2 } }
+  long_term:
+    { op: click_filter, in: [events, label], with: { exclude_last: 2, min_clicks: 2, count_by: category } }
+  recent: { op: recent_categories, in: [events, interest], with: { last: 3, keep: 2 } }
+  embedding:
+    op: csa_encoder
+    in: [long_term, users]
+    with: { dim: 8, layers: 1, heads: 2, max_epochs: 1, max_length: 8 }
+  group:
+    op: rq_quantizer
+    in: embedding
+    with: { levels: 2, codebook: 3, groups: 3, latent: 4, hidden: 8, epochs: 2, min_group: 1 }
+  profile:
+    { op: group_profile, in: [group, embedding, long_term], with: { representatives: 2, writer: template } }
+  prompt: { op: prompt_builder, in: [group, profile, recent], with: { template: novelty.jinja } }
+  novel:
+    { op: llm_sampler, in: [prompt, label], model: novelty, with: { candidates: 3, seed: 7 } }
+  scored: { op: scorer, in: [novel, prompt], model: relevance, with: { template: relevance.jinja } }
+  aligned: { op: align, in: scored, with: { threshold: 0.4 } }
+sinks:
+  store: { connector: kv, in: aligned }
+  users: { connector: kv, in: group, with: { table: users } }
+";
+
+const USERS: u64 = 9;
+const KNOWN_ITEMS: u64 = 8;
+const ITEMS: u64 = 10;
+const GENRES: [&str; 5] = ["Drama", "War", "Sci-Fi", "Comedy", "Noir"];
+
+/// One row of a source with the change of its count.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    source: &'static str,
+    row: String,
+    diff: i64,
+}
+
+fn event(user: u64, item: u64, rating: u64, time: u64, diff: i64) -> Change {
+    Change { source: "events", row: format!("{user},{item},{rating},{time}"), diff }
+}
+
+fn item(item: u64, genres: &str, diff: i64) -> Change {
+    Change { source: "items", row: format!("{item},{genres}"), diff }
+}
+
+fn base_genres(item: u64) -> String {
+    let at = item as usize;
+    format!("{}|{}", GENRES[at % 5], GENRES[(at * 3 + 1) % 5])
+}
+
+/// The rows that the sources hold before any delta.
+fn base() -> Vec<Change> {
+    let mut rows: Vec<Change> = (1..=KNOWN_ITEMS).map(|at| item(at, &base_genres(at), 1)).collect();
+    for user in 1..=USERS {
+        let row = format!("{user},{},{}", 20 + 3 * user, ["nurse", "cook"][user as usize % 2]);
+        rows.push(Change { source: "users", row, diff: 1 });
+        rows.extend((0..7).map(|n| event(user, 1 + (user * n + n) % KNOWN_ITEMS, 4, n * user % 11, 1)));
+    }
+    rows
+}
+
+fn header(source: &str) -> &'static str {
+    match source {
+        "events" => "user_id,item_id,rating,timestamp",
+        "items" => "item_id,genres",
+        _ => "user_id,age,job",
+    }
+}
+
+fn csv(source: &str, rows: &[Change], diff: bool) -> String {
+    let mut text = format!("{}{}\n", header(source), if diff { ",diff" } else { "" });
+    for change in rows.iter().filter(|change| change.source == source) {
+        let end = if diff { format!(",{}", change.diff) } else { String::new() };
+        writeln!(text, "{}{end}", change.row).unwrap();
+    }
+    text
+}
+
+fn bench() -> Bench {
+    let rows = base();
+    let files = ["events", "items", "users"].map(|source| csv(source, &rows, false));
+    Bench::new(&[
+        ("pipeline.yaml", PIPELINE),
+        ("novelty.jinja", "{{ group }}: {{ profile }}. Lately {{ recent | join(', ') }}. Next?"),
+        ("relevance.jinja", "{{ profile }} and {{ recent | join(', ') }}: which?"),
+        ("events.csv", &files[0]),
+        ("items.csv", &files[1]),
+        ("users.csv", &files[2]),
+    ])
+    .unwrap()
+}
+
+/// The options that apply some changes in one epoch.
+fn delta(bench: &Bench, changes: &[Change]) -> Options {
+    let texts: Vec<(&str, String)> = ["events", "items", "users"]
+        .into_iter()
+        .filter(|source| changes.iter().any(|change| change.source == *source))
+        .map(|source| (source, csv(source, changes, true)))
+        .collect();
+    let texts: Vec<(&str, &str)> = texts.iter().map(|(source, text)| (*source, text.as_str())).collect();
+    bench.deltas(&texts).unwrap()
+}
+
+fn apply(bench: &Bench, state: &str, changes: &[Change], workers: usize) -> Report {
+    bench.epoch(state, Options { workers, ..delta(bench, changes) }).unwrap()
+}
+
+fn begin(bench: &Bench, state: &str) -> Report {
+    bench.epoch(state, Options { workers: 1, ..Options::default() }).unwrap()
+}
+
+/// Nothing differs from a computation from scratch; says which memo keys that asked for.
+fn check(plan: &Arc<Plan>, state: &State, calls: Calls) -> BTreeSet<[u8; 32]> {
+    let fresh = oracle::recompute(plan, state, calls).unwrap();
+    let differences = verify::compare(plan, state, &fresh).unwrap();
+    let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    assert!(told.is_empty(), "{} differences:\n{}", told.len(), told.join("\n"));
+    fresh.asked.into_values().flatten().collect()
+}
+
+fn memo_keys(state: &State) -> BTreeSet<[u8; 32]> {
+    let mut keys = BTreeSet::new();
+    state.memo.for_each(&mut |key, _| _ = keys.insert(key.try_into().unwrap())).unwrap();
+    keys
+}
+
+/// A change, or the few that are one correction.
+fn change() -> impl Strategy<Value = Vec<Change>> {
+    let diff = prop_oneof![4 => Just(1i64), 2 => Just(-1), 1 => Just(2), 1 => Just(-2)];
+    let genres = prop::sample::subsequence(GENRES.to_vec(), 0..=3).prop_map(|names| names.join("|"));
+    prop_oneof![
+        6 => (1..=USERS + 2, 1..=ITEMS, 4u64..=5, 0u64..14, diff.clone())
+            .prop_map(|(user, item, rating, time, diff)| vec![event(user, item, rating, time, diff)]),
+        // One of the base's own events is taken back.
+        3 => (1..=USERS, 0u64..7).prop_map(|(user, n)| {
+            vec![event(user, 1 + (user * n + n) % KNOWN_ITEMS, 4, n * user % 11, -1)]
+        }),
+        2 => (1..=KNOWN_ITEMS, genres.clone())
+            .prop_map(|(at, genres)| vec![item(at, &base_genres(at), -1), item(at, &genres, 1)]),
+        1 => (1..=ITEMS, genres, diff.clone()).prop_map(|(at, genres, diff)| vec![item(at, &genres, diff)]),
+        1 => (1..=USERS + 2, 20u64..60, diff).prop_map(|(user, age, diff)| {
+            vec![Change { source: "users", row: format!("{user},{age},cook"), diff }]
+        }),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    prop::collection::vec(change(), 1..14).prop_map(|all| all.into_iter().flatten().collect())
+}
+
+/// Changes cut into epochs; the order within and between them is whatever the draw says.
+fn epochs() -> impl Strategy<Value = Vec<Vec<Change>>> {
+    changes().prop_flat_map(|all| {
+        let places = prop::collection::vec(0usize..3, all.len());
+        (Just(all).prop_shuffle(), places).prop_map(|(all, places)| {
+            let mut epochs = vec![Vec::new(); 3];
+            all.into_iter().zip(places).for_each(|(change, at)| epochs[at].push(change));
+            epochs.retain(|epoch| !epoch.is_empty());
+            epochs
+        })
+    })
+}
+
+fn cases(n: u32) -> ProptestConfig {
+    ProptestConfig { cases: n, max_shrink_iters: 200, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn every_epoch_is_what_a_computation_from_scratch_gives(
+        epochs in epochs(), workers in prop::sample::select(vec![1usize, 2, 4]),
+    ) {
+        let bench = bench();
+        begin(&bench, "state");
+        let mut asked = check(&bench.plan, &bench.state("state").unwrap(), Calls::Memo);
+        for epoch in &epochs {
+            apply(&bench, "state", epoch, workers);
+            let state = bench.state("state").unwrap();
+            asked.extend(check(&bench.plan, &state, Calls::Again));
+            prop_assert!(memo_keys(&state).is_subset(&asked));
+        }
+    }
+
+    #[test]
+    fn any_order_and_split_is_one_cold_run(
+        epochs in epochs(), workers in prop::collection::vec(prop::sample::select(vec![1usize, 2, 4]), 3),
+    ) {
+        let bench = bench();
+        begin(&bench, "state");
+        for (epoch, workers) in epochs.iter().zip(workers) {
+            apply(&bench, "state", epoch, workers);
+        }
+        let models_from = Some(bench.path("state"));
+        let options = Options { models_from, ..delta(&bench, &epochs.concat()) };
+        bench.epoch("cold", options).unwrap();
+        prop_assert_eq!(readable(&bench, "state"), readable(&bench, "cold"));
+        prop_assert!(bench.dump("state").unwrap() == bench.dump("cold").unwrap());
+    }
+
+    #[test]
+    fn a_plan_says_what_the_run_does_and_writes_nothing(epochs in epochs()) {
+        let bench = bench();
+        begin(&bench, "state");
+        for epoch in &epochs {
+            let options = delta(&bench, epoch);
+            let before = (bench.dump("state").unwrap(), files(&bench), bench.models.calls());
+            let plan = bench.epoch("state", Options { dry: true, ..options.clone() }).unwrap();
+            prop_assert!(before == (bench.dump("state").unwrap(), files(&bench), bench.models.calls()));
+            let run = bench.epoch("state", options).unwrap();
+            prop_assert_eq!(run.language_calls(), bench.models.calls() - before.2);
+            for (planned, ran) in plan.nodes.iter().zip(&run.nodes) {
+                prop_assert_eq!(planned.calls_basis, Basis::Exact, "{}", planned.node);
+                prop_assert_eq!(planned.calls.calls, ran.calls.calls, "calls of {}", planned.node);
+                prop_assert_eq!(planned.calls.memo_hits, ran.calls.memo_hits, "hits of {}", planned.node);
+                prop_assert_eq!(planned.calls.cost, ran.calls.cost, "cost of {}", planned.node);
+                match planned.changed_basis {
+                    Basis::Exact => prop_assert_eq!(planned.changed, ran.changed, "{}", planned.node),
+                    _ => prop_assert!(planned.changed >= ran.changed, "bound of {}", planned.node),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_no_trace_and_costs_no_call(changes in changes()) {
+        let bench = bench();
+        begin(&bench, "state");
+        let before = readable(&bench, "state");
+        apply(&bench, "state", &changes, 1);
+        let calls = bench.models.calls();
+        let back: Vec<Change> = changes.iter().map(|c| Change { diff: -c.diff, ..c.clone() }).collect();
+        apply(&bench, "state", &back, 2);
+        prop_assert_eq!(bench.models.calls(), calls);
+        prop_assert_eq!(readable(&bench, "state"), before);
+    }
+}
+
+/// The tables of a state as a person would read them, for a failure that can be understood.
+fn readable(bench: &Bench, state: &str) -> BTreeMap<String, Vec<String>> {
+    let state = bench.state(state).unwrap();
+    let tables = coea_engine::state::tables::Tables::new(state.snapshot().unwrap().layered("tables"));
+    let rows = |name: &String| {
+        let rows = tables.rows(name).unwrap();
+        rows.iter().map(|((key, row), n)| format!("{} {} {n}", key.to_json(), row.to_json())).collect()
+    };
+    tables.names().unwrap().into_iter().map(|name| (name.clone(), rows(&name))).collect()
+}
+
+/// The bytes of the state's two databases.
+fn files(bench: &Bench) -> [Vec<u8>; 2] {
+    ["state.lmdb", "memo.lmdb"]
+        .map(|name| std::fs::read(bench.path("state").join(name).join("data.mdb")).unwrap())
+}
