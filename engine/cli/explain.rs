@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use coea_operators::row::{Row, Value};
+use coea_operators::{
+    row::{Row, Value},
+    schema::Schema,
+};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -146,21 +149,21 @@ fn explain(
     let attempt = &found.attempts[found.chosen];
     let answer = found.answer;
     let group = Row::from([Value::text(&answer.group)]);
-    let cell = |node: &PlanNode, key: &Row, column: &str| {
-        let row = view.row(node, key)?;
-        let at = node.schema.column(column).map(|(at, _)| at);
+    let cell = |table: &str, schema: &Schema, key: &Row, column: &str| {
+        let row = view.row(table, key)?;
+        let at = schema.column(column).map(|(at, _)| at);
         Ok::<_, StateError>(row.zip(at).and_then(|(row, at)| row.get(at).cloned()))
     };
     let proposed = match above(view, places, "llm_sampler") {
-        Some(node) => pairs(cell(node, &attempt.key, "candidates")?.as_ref()),
+        Some(node) => pairs(cell(&node.name, &node.schema, &attempt.key, "candidates")?.as_ref()),
         None => Vec::new(),
     };
     let rated = match above(view, places, "scorer") {
-        Some(node) => pairs(cell(node, &attempt.key, "scored")?.as_ref()),
+        Some(node) => pairs(cell(&node.name, &node.schema, &attempt.key, "scored")?.as_ref()),
         None => Vec::new(),
     };
-    let profile = cell(places.profiles, &group, "profile")?;
-    let prompt = cell(places.prompt, &attempt.key, "prompt")?;
+    let profile = cell(&places.profiles.name, places.profiles.schema, &group, "profile")?;
+    let prompt = cell(&places.prompt.name, &places.prompt.schema, &attempt.key, "prompt")?;
     let judge = Judge { places, attempt, served: &answer.categories, threshold };
     Ok(Explanation {
         schema: "coea.explain/1",
@@ -219,7 +222,7 @@ fn history(view: &View, places: &Places<'_>, user: &Row) -> Result<History, Stat
     for (event, count) in newest {
         let item = places.item.and_then(|at| event.get(at)).cloned().unwrap_or_default();
         let labels = match places.labels {
-            Some(labels) => view.row(labels, &Row::from([item.clone()]))?,
+            Some(labels) => view.row(&labels.name, &Row::from([item.clone()]))?,
             None => None,
         };
         history.newest.push(Click {
@@ -234,11 +237,12 @@ fn history(view: &View, places: &Places<'_>, user: &Row) -> Result<History, Stat
 
 /// What the filter above the groups kept of the history.
 fn long_term(view: &View, places: &Places<'_>, user: &Row) -> Result<LongTerm, StateError> {
-    let filter = view.nodes_above(places.groups.0).into_iter().rfind(|node| node.op == "click_filter");
+    let above = places.groups.0.node.map(|node| view.nodes_above(node)).unwrap_or_default();
+    let filter = above.into_iter().rfind(|node| node.op == "click_filter");
     let Some((node, at)) = filter.and_then(|node| Some((node, node.schema.column("categories")?.0))) else {
         return Ok(LongTerm::default());
     };
-    let row = view.row(node, user)?;
+    let row = view.row(&node.name, user)?;
     let clicks = row.as_ref().and_then(|row| row.get(at)).and_then(Value::as_list).unwrap_or_default();
     Ok(LongTerm { kept: clicks.len(), categories: counted(clicks) })
 }
@@ -276,32 +280,36 @@ impl Judge<'_> {
         let one = |name: &str| {
             let entry = self.attempt.listed.iter().find(|s| s.category == name);
             let served = self.served.iter().any(|s| s.category == name);
+            let relevance = score(rated, name).or(entry.map(|s| s.score));
             Candidate {
                 category: name.to_string(),
                 novelty: score(proposed, name),
-                relevance: score(rated, name).or(entry.map(|s| s.score)),
+                relevance,
                 passed: entry.is_some(),
                 seen: entry.is_some_and(|s| s.seen),
                 served,
-                why: self.why(entry, served),
+                why: match entry {
+                    None => dropped(relevance, self.threshold),
+                    Some(_) if served => "served".to_string(),
+                    Some(entry) if !may_serve(entry, self.places.sink.kv.novel_to) => {
+                        "in this user's history".to_string()
+                    }
+                    Some(_) => format!("{} others are better", self.served.len()),
+                },
             }
         };
         names.into_iter().map(one).collect()
     }
-
-    fn why(&self, entry: Option<&Served>, served: bool) -> String {
-        let kv = &self.places.sink.kv;
-        fate(entry, served, entry.is_some_and(|s| may_serve(s, kv.novel_to)), kv.serve, self.threshold)
-    }
 }
 
-fn fate(entry: Option<&Served>, served: bool, may: bool, serve: u64, threshold: Option<f64>) -> String {
-    match (entry, threshold) {
-        (None, Some(threshold)) => format!("not above the threshold {threshold}"),
-        (None, None) => "not kept".to_string(),
-        (Some(_), _) if served => "served".to_string(),
-        (Some(_), _) if !may => "in this user's history".to_string(),
-        (Some(_), _) => format!("{serve} others are better"),
+/// Why a candidate is not in the store.
+fn dropped(relevance: Option<f64>, threshold: Option<f64>) -> String {
+    match (relevance, threshold) {
+        (Some(relevance), Some(threshold)) if relevance > threshold => {
+            "better ones took the places kept".to_string()
+        }
+        (_, Some(threshold)) => format!("not above the threshold {threshold}"),
+        (_, None) => "not kept".to_string(),
     }
 }
 
@@ -355,12 +363,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_candidate_has_one_reason() {
-        let entry = Served { category: "War".into(), score: 0.7, seen: true };
-        assert_eq!(fate(None, false, false, 5, Some(0.5)), "not above the threshold 0.5");
-        assert_eq!(fate(Some(&entry), false, false, 5, Some(0.5)), "in this user's history");
-        assert_eq!(fate(Some(&entry), false, true, 5, None), "5 others are better");
-        assert_eq!(fate(Some(&entry), true, true, 5, None), "served");
+    fn what_is_not_kept_has_a_reason() {
+        assert_eq!(dropped(Some(0.4), Some(0.5)), "not above the threshold 0.5");
+        assert_eq!(dropped(Some(0.6), Some(0.5)), "better ones took the places kept");
+        assert_eq!(dropped(Some(0.6), None), "not kept");
     }
 
     #[test]

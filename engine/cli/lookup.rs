@@ -54,7 +54,7 @@ fn by_key(view: &View, places: &Places<'_>, text: &str) -> Result<(), Failure> {
         .ok_or_else(|| output::usage(format!("`{text}` is no key; a key is GROUP:HASH")))?;
     let key = Row::from([Value::text(group), Value::text(hash)]);
     let row = view
-        .row(places.entries, &key)?
+        .row(&places.entries.name, &key)?
         .ok_or_else(|| output::failed(format!("the store has no entry `{text}`")))?;
     output::document(&entry(view, places.entries, &key, &row))
 }

@@ -228,7 +228,7 @@ fn history(view: &View, places: &Places<'_>, user: &Row) -> Result<(BTreeSet<Str
     if let Some(labels) = places.labels {
         let column = labels.schema.column("categories").map_or(0, |(at, _)| at);
         for item in items {
-            let row = view.row(labels, &Row::from([item]))?;
+            let row = view.row(&labels.name, &Row::from([item]))?;
             seen.extend(texts(row.as_ref().and_then(|row| row.get(column))));
         }
     }
@@ -243,16 +243,16 @@ fn history(view: &View, places: &Places<'_>, user: &Row) -> Result<(BTreeSet<Str
 pub fn lookup(view: &View, places: &Places<'_>, id: &str) -> Result<Found, LookupError> {
     let user = user_key(id, &places.groups.0.schema.key)?;
     let (seen, known) = history(view, places, &user)?;
-    let grouped = view.row(places.groups.0, &user)?;
+    let grouped = view.row(&places.groups.0.name, &user)?;
     let group = grouped.as_ref().and_then(|row| row.get(places.groups.1));
-    let recent = view.row(places.recents.0, &user)?;
+    let recent = view.row(&places.recents.0.name, &user)?;
     let recent = recent.as_ref().and_then(|row| row.get(places.recents.1));
     let cells = recent.and_then(Value::as_list).unwrap_or_default();
     let kv = &places.sink.kv;
     let enough = usize::try_from(kv.enough).unwrap_or(usize::MAX);
     let mut attempts: Vec<Attempt> = Vec::new();
     for (rung, key) in ladder(group, cells, &kv.fallbacks) {
-        let entry = view.row(places.entries, &key)?;
+        let entry = view.row(&places.entries.name, &key)?;
         let listed = listed(entry.as_ref().and_then(|row| row.get(places.categories)), &seen);
         let left = listed.iter().filter(|served| may_serve(served, kv.novel_to)).count();
         attempts.push(Attempt { rung, key, found: entry.is_some(), listed, left });

@@ -4,12 +4,39 @@
 //! prompt builder, whose inputs are by definition groups, profiles and recent categories.
 
 use coea_operators::{
-    schema::{Column, Type},
+    schema::{Column, Schema, Type},
     shape::Shape,
 };
 
 use super::{lookup::LookupError, view::nodes_above};
-use crate::plan::{Plan, PlanNode, PlanSink, PlanSource};
+use crate::{
+    plan::{Plan, PlanNode, PlanSink, PlanSource},
+    runtime::driver::source_table,
+};
+
+/// A relation that is kept as a table: a node's output, or a source of the user's own.
+#[derive(Clone)]
+pub struct Table<'a> {
+    /// The name the state knows it by.
+    pub name: String,
+    /// Its columns.
+    pub schema: &'a Schema,
+    /// The node whose output it is.
+    pub node: Option<&'a PlanNode>,
+}
+
+impl<'a> Table<'a> {
+    /// The table of a node or of a relation source.
+    pub fn find(plan: &'a Plan, name: &str) -> Option<Self> {
+        let node = plan.node(name);
+        let of_node =
+            node.map(|node| Table { name: node.name.clone(), schema: &node.schema, node: Some(node) });
+        let relation = || plan.source(name).filter(|source| !source.events);
+        let of_source =
+            |source: &'a PlanSource| Table { name: source_table(name), schema: &source.schema, node: None };
+        of_node.or_else(|| relation().map(of_source))
+    }
+}
 
 /// The parts of a pipeline that serve a user.
 pub struct Places<'a> {
@@ -24,13 +51,13 @@ pub struct Places<'a> {
     /// Prompts by key.
     pub prompt: &'a PlanNode,
     /// Groups by user, and the place of the group in a row.
-    pub groups: (&'a PlanNode, usize),
+    pub groups: (Table<'a>, usize),
     /// The place of the code tuple, where groups come from codes.
     pub csid: Option<usize>,
     /// Profiles by group.
-    pub profiles: &'a PlanNode,
+    pub profiles: Table<'a>,
     /// Recent categories by user, and their place in a row.
-    pub recents: (&'a PlanNode, usize),
+    pub recents: (Table<'a>, usize),
     /// The histories of the users.
     pub events: Option<&'a PlanSource>,
     /// The place of the item in an event.
@@ -64,15 +91,16 @@ impl<'a> Places<'a> {
             .rfind(|node| node.op == "prompt_builder")
             .ok_or_else(|| missing(&format!("no prompt_builder stands above `{}`", entries.name)))?;
         let input = |at: usize, column: &str| {
-            let node = prompt.inputs.get(at).and_then(|name| plan.node(name))?;
-            Some((node, node.schema.column(column)?.0))
+            let table = prompt.inputs.get(at).and_then(|name| Table::find(plan, name))?;
+            let place = table.schema.column(column)?.0;
+            Some((table, place))
         };
         let unfit = || missing(&format!("`{}` reads no groups, profiles and recent categories", prompt.name));
         let groups = input(0, "group").ok_or_else(unfit)?;
         let profiles = input(1, "profile").ok_or_else(unfit)?.0;
         let recents = input(2, "categories").ok_or_else(unfit)?;
         let labels = domain.and_then(|name| plan.node(name));
-        let events = events_of(plan, recents.0);
+        let events = recents.0.node.and_then(|node| events_of(plan, node));
         let item = labels.zip(events).and_then(|(labels, events)| {
             events.schema.column(&labels.schema.key.first()?.name).map(|(at, _)| at)
         });

@@ -10,7 +10,11 @@ use coea_operators::{
     schema::{Column, Type},
 };
 
-use super::{lookup::key_text, places::scored_column, view::View};
+use super::{
+    lookup::key_text,
+    places::{Table, scored_column},
+    view::View,
+};
 use crate::{
     plan::{Plan, PlanNode, PlanSource},
     runtime::driver::source_table,
@@ -194,9 +198,9 @@ impl View {
 
     fn groups(&self, plan: &Plan, profiles: &PlanNode, visit: &mut dyn FnMut(Row)) -> Result<(), StateError> {
         let mut users: BTreeMap<Value, u64> = BTreeMap::new();
-        let groups = profiles.inputs.first().and_then(|name| plan.node(name));
-        if let Some((node, at)) = groups.and_then(|node| Some((node, node.schema.column("group")?.0))) {
-            self.rows(&node.name, &mut |_, row| {
+        let groups = profiles.inputs.first().and_then(|name| Table::find(plan, name));
+        if let Some((at, table)) = groups.and_then(|table| Some((table.schema.column("group")?.0, table))) {
+            self.rows(&table.name, &mut |_, row| {
                 *users.entry(row.get(at).cloned().unwrap_or_default()).or_default() += 1;
             })?;
         }

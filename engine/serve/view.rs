@@ -56,12 +56,12 @@ impl View {
         })
     }
 
-    /// The row of a key in a node's output; of several, the first.
+    /// The row of a key in a table; of several, the first.
     ///
     /// # Errors
     /// If the state cannot be read.
-    pub fn row(&self, node: &PlanNode, key: &Row) -> Result<Option<Row>, StateError> {
-        let rows = self.tables.get(&node.name, key)?;
+    pub fn row(&self, table: &str, key: &Row) -> Result<Option<Row>, StateError> {
+        let rows = self.tables.get(table, key)?;
         Ok(rows.into_iter().find(|(_, count)| *count > 0).map(|(row, _)| row))
     }
 
