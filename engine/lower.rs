@@ -29,6 +29,8 @@ use crate::{
 
 /// Characters a name may have.
 const NAME_LENGTH: usize = 60;
+/// Names of the tables that the engine keeps itself.
+const RESERVED: [&str; 4] = ["errors", "unmatched_retractions", "dead_letters", "memo"];
 /// The kinds of models there are.
 const MODEL_KINDS: [&str; 4] = ["language_model", "reward_model", "csa_encoder", "rq_quantizer"];
 
@@ -144,6 +146,10 @@ impl Lowering<'_> {
                     format!("`{}` is no name for a source or node", name.value),
                     Some(help),
                 );
+            }
+            if RESERVED.contains(&name.as_str()) {
+                let help = Some("choose another name".to_string());
+                self.error(&name.span, format!("`{}` is a table of the engine's own", name.value), help);
             }
             if seen.insert(name, &name.span).is_some() {
                 let message = format!("`{}` is the name of a source and of a node", name.value);

@@ -369,7 +369,7 @@ impl Oracle<'_> {
         for key in keys {
             let hash = blake3::Hash::from_bytes(*key).to_hex();
             let node = Value::text(&self.plan.leaves[leaf].node);
-            let at = Row::from([node, Value::text("call"), Value::text(&hash[..16])]);
+            let at = Row::from([node, Value::Null, Value::text(&hash[..16])]);
             let recorded = self.tables.get("errors", &at)?;
             if recorded.is_empty() {
                 let leaf = self.plan.leaf_name(leaf);

@@ -72,9 +72,8 @@ fn foresee(loaded: &Loaded, args: &PlanArgs, bars: &Bars) -> Result<Report, RunE
 
 /// The nodes that a key passes through, with what happens to it there.
 fn why(report: &Report, key: &str) -> String {
-    let shown = |row: &coea_operators::row::Row| {
-        row.iter().map(ToString::to_string).collect::<Vec<_>>().join(":")
-    };
+    let shown =
+        |row: &coea_operators::row::Row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(":");
     let touched = report.nodes.iter().filter(|node| node.changed_keys.iter().any(|row| shown(row) == key));
     let lines: Vec<String> = touched
         .map(|node| format!("  {} ({}): {} for this key", node.node, node.op, node.changed_basis.verb()))

@@ -40,7 +40,8 @@ impl Listener for Bars {
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bars.entry(what.to_string()).or_insert_with(|| {
             let template = "{prefix:>16} {bar:30} {pos}/{len} {msg} {per_sec} {eta} left";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = self.all.add(ProgressBar::new(total).with_style(style));
             bar.set_prefix(what.to_string());
             bar

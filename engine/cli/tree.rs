@@ -67,8 +67,9 @@ fn summary(report: &Report) -> String {
         seconds += node.calls.seconds;
     }
     let about = if report.dry { ", about" } else { "," };
-    let mut out =
-        format!("{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s\n");
+    let mut out = format!(
+        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s\n"
+    );
     for (name, at) in &report.sinks {
         let node = &report.nodes[*at];
         let _ = writeln!(out, "{name}: {} keys change", count(node.changed, node.changed_basis));

@@ -37,7 +37,10 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         Format::Text => {
             differences.iter().take(SHOWN).for_each(|difference| print(&format!("{difference}\n")));
             if differences.is_empty() && !args.common.quiet {
-                print(&format!("{}: every table is what a computation from scratch gives\n", loaded.plan.name));
+                print(&format!(
+                    "{}: every table is what a computation from scratch gives\n",
+                    loaded.plan.name
+                ));
             }
         }
     }

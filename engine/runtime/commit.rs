@@ -9,7 +9,7 @@ use coea_operators::{
 
 use super::{
     RunError,
-    driver::{Driver, table_leaves},
+    driver::{Driver, memo_key_of, table_leaves},
     fold::Update,
     ingest::delta_key,
     render::Channel,
@@ -92,7 +92,7 @@ impl Driver<'_> {
         for ((leaf, key), cause) in &self.failed {
             updates.push((failed_call(&self.plan.leaves[*leaf].node, key, cause), 1));
         }
-        let call = |(key, _): &Keyed| key.get(1).and_then(Value::as_text) == Some("call");
+        let call = |(key, _): &Keyed| key.len() == 3 && key[1] == failed_mark();
         let replaced = committed.into_iter().filter(|(row, _)| self.rebuild || call(row));
         updates.extend(replaced.map(|(row, count)| (row, -count)));
         Ok(consolidate(updates))
@@ -113,8 +113,7 @@ impl Driver<'_> {
         for (source, digest) in &self.applied {
             deltas.put(delta_key(source, digest), epoch.to_be_bytes().to_vec());
         }
-        let mut all =
-            vec![("meta", meta.take()), ("deltas", deltas.take()), ("tables", self.tables.take())];
+        let mut all = vec![("meta", meta.take()), ("deltas", deltas.take()), ("tables", self.tables.take())];
         for folds in self.workers.take()? {
             all.extend([("history", folds.history), ("index", folds.index), ("counts", folds.counts)]);
         }
@@ -194,34 +193,34 @@ impl Driver<'_> {
         manifest
     }
 
-    /// Answers that came into use and those that went out of it.
+    /// Answers that came into use and those that went out of it; one that another node still uses
+    /// stays in use.
     fn memo_moves(&mut self) -> Result<(Vec<MemoKey>, Vec<MemoKey>), RunError> {
-        let (mut used, mut unused) = (BTreeSet::new(), BTreeSet::new());
+        let mut moved: BTreeSet<MemoKey> = BTreeSet::new();
         for leaf in self.plan.infers().collect::<Vec<_>>() {
             let updates = self.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
-            for ((memo, _), count) in consolidate(updates) {
-                let Some(Value::Bytes(bytes)) = memo.first() else { continue };
-                let Ok(key) = MemoKey::try_from(bytes.as_ref()) else { continue };
-                if count > 0 { used.insert(key) } else { unused.insert(key) };
-            }
+            moved.extend(updates.iter().filter_map(|((memo, _), _)| memo_key_of(memo)));
         }
         if self.rebuild {
             self.state.memo.for_each(&mut |key, answer| {
-                let key = MemoKey::try_from(key).unwrap_or_default();
-                if answer.unused_since.is_none() && !used.contains(&key) {
-                    unused.insert(key);
+                if answer.unused_since.is_none() {
+                    moved.extend(MemoKey::try_from(key));
                 }
             })?;
         }
-        // One model may answer for two nodes: what one still uses stays in use.
-        unused.retain(|key| !used.contains(key));
-        Ok((used.into_iter().collect(), unused.into_iter().collect()))
+        let in_use = |key: &MemoKey| self.in_use.get(key).is_some_and(|uses| *uses > 0);
+        Ok(moved.into_iter().partition(in_use))
     }
+}
+
+/// What tells a failed call from the row of a user: no user's id is null.
+fn failed_mark() -> Value {
+    Value::Null
 }
 
 /// A row of the error relation for a call that failed.
 fn failed_call(node: &str, key: &MemoKey, cause: &str) -> Keyed {
     let hash = blake3::Hash::from_bytes(*key).to_hex();
-    let key = [Value::text(node), Value::text("call"), Value::text(&hash[..16])];
+    let key = [Value::text(node), failed_mark(), Value::text(&hash[..16])];
     (Row::from(key), Row::from([Value::text(cause)]))
 }

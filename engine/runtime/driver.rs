@@ -115,6 +115,8 @@ pub struct Driver<'a> {
     pub(super) failed: BTreeMap<(LeafId, MemoKey), String>,
     /// Updates since the epoch began, by channel.
     pub(super) updates: BTreeMap<Channel, Vec<Update>>,
+    /// Answers in use, by the number of inferences that use them.
+    pub(super) in_use: BTreeMap<MemoKey, i64>,
     /// Rows of relations that fits read, from the beginning of the process.
     pub(super) relations: BTreeMap<LeafId, Vec<Update>>,
     pub(super) unmatched: Vec<Update>,
@@ -156,8 +158,7 @@ impl<'a> Driver<'a> {
         let rebuild = manifest.epoch == 0 || changed_spec(&plan, &manifest);
         let artifacts = Artifacts::default();
         let wanted: Vec<LeafId> = wanted(&plan).into_iter().collect();
-        let workers =
-            Workers::start(&plan, &state, &ids, wanted, options.workers.max(1), &artifacts)?;
+        let workers = Workers::start(&plan, &state, &ids, wanted, options.workers.max(1), &artifacts)?;
         let mut driver = Driver {
             plan,
             state,
@@ -174,6 +175,7 @@ impl<'a> Driver<'a> {
             pending: BTreeMap::new(),
             failed: BTreeMap::new(),
             updates: BTreeMap::new(),
+            in_use: BTreeMap::new(),
             relations: BTreeMap::new(),
             unmatched: Vec::new(),
             net: BTreeMap::new(),
@@ -265,11 +267,9 @@ impl<'a> Driver<'a> {
     /// Tells folds whose side input is complete, because every fit above it is done, to begin.
     pub(super) fn ready_folds(&mut self) -> Result<(), RunError> {
         for fold in self.plan.folds().collect::<Vec<_>>() {
-            let waits = self
-                .plan
-                .upstream(fold)
-                .into_iter()
-                .any(|leaf| matches!(self.plan.leaves[leaf].shape, Shape::Fit { .. }) && !self.fitted.contains_key(&leaf));
+            let waits = self.plan.upstream(fold).into_iter().any(|leaf| {
+                matches!(self.plan.leaves[leaf].shape, Shape::Fit { .. }) && !self.fitted.contains_key(&leaf)
+            });
             if !waits {
                 self.workers.ready(fold)?;
             }
@@ -305,7 +305,13 @@ impl<'a> Driver<'a> {
                         self.relations.entry(leaf).or_default().extend(rows.iter().cloned());
                     }
                 }
-                Channel::Errors(_) | Channel::Used(_) => {}
+                Channel::Used(_) => {
+                    for (key, count) in rows.iter().filter_map(|((memo, _), n)| Some((memo_key_of(memo)?, n)))
+                    {
+                        *self.in_use.entry(key).or_default() += count;
+                    }
+                }
+                Channel::Errors(_) => {}
             }
             if self.recording && !matches!(channel, Channel::Pending(_)) {
                 self.updates.entry(channel).or_default().extend(rows);
@@ -329,8 +335,7 @@ impl<'a> Driver<'a> {
     fn note_pending(&mut self, leaf: LeafId, rows: &[Update]) {
         let pending = self.pending.entry(leaf).or_default();
         for ((memo, request), count) in consolidate(rows.to_vec()) {
-            let Some(Value::Bytes(bytes)) = memo.first() else { continue };
-            let Ok(key) = MemoKey::try_from(bytes.as_ref()) else { continue };
+            let Some(key) = memo_key_of(&memo) else { continue };
             match count {
                 1.. => pending.insert(key, request),
                 _ => pending.remove(&key),
@@ -353,6 +358,14 @@ impl<'a> Driver<'a> {
             || self.offsets.iter().any(|(source, offsets)| {
                 self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
             })
+    }
+}
+
+/// The memo key that a row of the dataflow holds.
+pub(super) fn memo_key_of(memo: &Row) -> Option<MemoKey> {
+    match memo.first() {
+        Some(Value::Bytes(bytes)) => MemoKey::try_from(bytes.as_ref()).ok(),
+        _ => None,
     }
 }
 

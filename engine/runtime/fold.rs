@@ -478,9 +478,12 @@ impl Fold {
         let unknown = there && !self.dims.contains_key(item);
         let changed = if unknown { self.unknown.insert(pair) } else { self.unknown.remove(&pair) };
         if changed {
-            let key = Row::new([Value::text(&self.node)].into_iter().chain(user.iter().cloned()).chain(item.iter().cloned()));
+            let key = Row::new(
+                [Value::text(&self.node)].into_iter().chain(user.iter().cloned()).chain(item.iter().cloned()),
+            );
             let item: Vec<String> = item.iter().map(Value::to_string).collect();
-            let cause = format!("item {} of {} is not known yet; its events wait", item.join(","), self.source_name);
+            let cause =
+                format!("item {} of {} is not known yet; its events wait", item.join(","), self.source_name);
             self.errors.push(((key, Row::from([Value::text(cause)])), if unknown { 1 } else { -1 }));
         }
     }
@@ -538,4 +541,3 @@ pub fn unknown_pairs(node: &str, rows: &[Update], user_width: usize) -> Vec<(Row
         })
         .collect()
 }
-

@@ -42,14 +42,12 @@ impl Driver<'_> {
         let source = &plan.sources[at];
         let failed = |error| RunError::Source { name: source.name.clone(), error };
         let known = self.manifest.sources.get(&source.name);
-        let from: Offsets = known
-            .and_then(|known| serde_json::from_value(known.offsets.clone()).ok())
-            .unwrap_or_default();
+        let from: Offsets =
+            known.and_then(|known| serde_json::from_value(known.offsets.clone()).ok()).unwrap_or_default();
         let mut opened = source.connector.open(&source.name, &plan.folder).map_err(failed)?;
         let mut report = InputReport { source: source.name.clone(), ..InputReport::default() };
-        let to = opened
-            .read_new(&from, &mut |batch| Ok(self.take(at, batch, &mut report)?))
-            .map_err(failed)?;
+        let to =
+            opened.read_new(&from, &mut |batch| Ok(self.take(at, batch, &mut report)?)).map_err(failed)?;
         if report.rows + report.retractions + report.rejected > 0 {
             self.inputs.push(report);
         }

@@ -244,43 +244,45 @@ impl<'s> Rendering<'_, 's> {
         let side = dim.map_or_else(|| self.ticking.clone(), |dim| self.of(dim)).inner.broadcast();
         let (folds, captured) = (self.folds.clone(), self.captured.clone());
         let failed = self.artifacts.clone();
-        let rows = side.unary_frontier::<timely::container::CapacityContainerBuilder<Vec<(Keyed, Tick, i64)>>, _, _, _>(
-            Pipeline,
-            "Fold",
-            move |capability, _| {
-                let mut capability = Some(capability);
-                let mut waiting: Vec<(Tick, Update)> = Vec::new();
-                move |(input, frontier), output| {
-                    input.for_each_time(|_, data| {
-                        let updates = data.flat_map(|batch| batch.drain(..));
-                        waiting.extend(updates.map(|(row, time, diff)| (time, (row, diff))));
-                    });
-                    let Some(held) = capability.as_mut() else { return };
-                    while !frontier.less_equal(held.time()) {
-                        let now = *held.time();
-                        let due = waiting.extract_if(.., |(time, _)| *time <= now).map(|(_, u)| u).collect();
-                        let mut folds = folds.borrow_mut();
-                        match folds.advance(leaf, due) {
-                            Ok(changed) => {
-                                let rows = changed.rows.into_iter().map(|(row, diff)| (row, now, diff));
-                                output.session(held).give_iterator(rows);
-                                let errors = changed.errors.into_iter();
-                                let errors = errors.map(|(row, diff)| (Channel::Errors(leaf), row, diff));
-                                captured.borrow_mut().extend(errors);
+        let rows = side
+            .unary_frontier::<timely::container::CapacityContainerBuilder<Vec<(Keyed, Tick, i64)>>, _, _, _>(
+                Pipeline,
+                "Fold",
+                move |capability, _| {
+                    let mut capability = Some(capability);
+                    let mut waiting: Vec<(Tick, Update)> = Vec::new();
+                    move |(input, frontier), output| {
+                        input.for_each_time(|_, data| {
+                            let updates = data.flat_map(|batch| batch.drain(..));
+                            waiting.extend(updates.map(|(row, time, diff)| (time, (row, diff))));
+                        });
+                        let Some(held) = capability.as_mut() else { return };
+                        while !frontier.less_equal(held.time()) {
+                            let now = *held.time();
+                            let due =
+                                waiting.extract_if(.., |(time, _)| *time <= now).map(|(_, u)| u).collect();
+                            let mut folds = folds.borrow_mut();
+                            match folds.advance(leaf, due) {
+                                Ok(changed) => {
+                                    let rows = changed.rows.into_iter().map(|(row, diff)| (row, now, diff));
+                                    output.session(held).give_iterator(rows);
+                                    let errors = changed.errors.into_iter();
+                                    let errors = errors.map(|(row, diff)| (Channel::Errors(leaf), row, diff));
+                                    captured.borrow_mut().extend(errors);
+                                }
+                                Err(error) => failed.fail(error.to_string()),
                             }
-                            Err(error) => failed.fail(error.to_string()),
+                            held.downgrade(&(now + 1));
+                            if frontier.is_empty() {
+                                break;
+                            }
                         }
-                        held.downgrade(&(now + 1));
                         if frontier.is_empty() {
-                            break;
+                            capability = None;
                         }
                     }
-                    if frontier.is_empty() {
-                        capability = None;
-                    }
-                }
-            },
-        );
+                },
+            );
         rows.as_collection()
     }
 

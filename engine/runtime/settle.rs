@@ -115,8 +115,7 @@ impl Driver<'_> {
                     .map_err(failed)?;
                 let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
                 let what = format!("fit {}", plan.leaf_name(leaf));
-                let mut tell =
-                    |p: Progress<'_>| self.listener.progress(&what, p.done, p.total, p.note);
+                let mut tell = |p: Progress<'_>| self.listener.progress(&what, p.done, p.total, p.note);
                 kernel(&views, &loaded, &mut tell).map_err(failed)?
             }
         };
@@ -215,7 +214,9 @@ impl Driver<'_> {
             let began = Instant::now();
             let listener = self.listener;
             let answers = kernel
-                .run(loaded.as_ref(), &rows, &mut |n| listener.progress(&node, done + n as u64, total, "calls"))
+                .run(loaded.as_ref(), &rows, &mut |n| {
+                    listener.progress(&node, done + n as u64, total, "calls")
+                })
                 .map_err(failed)?;
             done += rows.len() as u64;
             if !kernel.cheap() {

@@ -194,9 +194,9 @@ impl Workers {
             pairs[self.worker_of(&user)].push((item, user));
         }
         let dealt = self.deal(rows).into_iter().zip(pairs).enumerate();
-        dealt.into_iter().try_for_each(|(worker, (rows, pairs))| {
-            self.send(worker, Command::Restore(fold, rows, pairs))
-        })
+        dealt
+            .into_iter()
+            .try_for_each(|(worker, (rows, pairs))| self.send(worker, Command::Restore(fold, rows, pairs)))
     }
 
     /// Has every key of a fold's source folded anew.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::batch::Prefix;
-use crate::shape::Cost;
 use super::llama::Llama;
+use crate::shape::Cost;
 
 /// Shared tokens worth a forward pass of their own.
 const LEAST: usize = 12;
