@@ -3,15 +3,17 @@
 //! Everything is read from the tables of the last epoch; nothing is computed again, so what is
 //! shown is what decided. The lookup is the one that serving runs.
 
+mod document;
+
 use std::collections::BTreeMap;
 
 use coea_operators::{
     row::{Row, Value},
     schema::Schema,
 };
-use serde::Serialize;
 use serde_json::Value as Json;
 
+use self::document::{Candidate, Click, Counted, Explanation, History, LongTerm, Tried, shown};
 use super::{Common, Failure, Format, lookup::note_unknown, output};
 use crate::{
     plan::PlanNode,
@@ -35,78 +37,6 @@ pub struct Args {
     /// The user.
     #[arg(long, value_name = "ID")]
     pub user: String,
-}
-
-#[derive(Serialize)]
-struct Explanation {
-    schema: &'static str,
-    user: Json,
-    history: History,
-    long_term: LongTerm,
-    group: String,
-    csid: Vec<u64>,
-    cold_start: bool,
-    profile: Option<String>,
-    recent: Vec<String>,
-    attempts: Vec<Tried>,
-    key: String,
-    rung: &'static str,
-    prompt: Option<String>,
-    threshold: Option<f64>,
-    candidates: Vec<Candidate>,
-    served: Vec<Served>,
-    model_versions: BTreeMap<String, String>,
-}
-
-#[derive(Default, Serialize)]
-struct History {
-    events: u64,
-    first: Option<Json>,
-    last: Option<Json>,
-    newest: Vec<Click>,
-}
-
-#[derive(Serialize)]
-struct Click {
-    time: Json,
-    item: Json,
-    categories: Vec<String>,
-    count: i64,
-}
-
-#[derive(Default, Serialize)]
-struct LongTerm {
-    /// Clicks that speak for lasting interests.
-    kept: usize,
-    /// How many of them carry each category, most first.
-    categories: Vec<Counted>,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
-struct Counted {
-    category: String,
-    clicks: u64,
-}
-
-#[derive(Serialize)]
-struct Tried {
-    rung: &'static str,
-    key: String,
-    found: bool,
-    categories: usize,
-    left: usize,
-}
-
-/// A label that the novelty model proposed for the key that answered.
-#[derive(Debug, PartialEq, Serialize)]
-struct Candidate {
-    category: String,
-    novelty: Option<f64>,
-    relevance: Option<f64>,
-    passed: bool,
-    seen: bool,
-    served: bool,
-    why: String,
 }
 
 /// Runs the command.
@@ -311,51 +241,6 @@ fn dropped(relevance: Option<f64>, threshold: Option<f64>) -> String {
         (_, Some(threshold)) => format!("not above the threshold {threshold}"),
         (_, None) => "not kept".to_string(),
     }
-}
-
-fn shown(e: &Explanation) -> String {
-    let number = |n: Option<f64>| n.map_or_else(|| "–".to_string(), |n| format!("{n:.3}"));
-    let listed = |names: &[String]| if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    let time = |time: &Option<Json>| time.as_ref().map_or_else(|| "–".to_string(), Json::to_string);
-    let mut text = format!(
-        "user {}: {} events from {} to {}\n",
-        e.user,
-        e.history.events,
-        time(&e.history.first),
-        time(&e.history.last)
-    );
-    let clicks = e.history.newest.iter().map(|click| {
-        vec![format!("  {}", click.time), format!("item {}", click.item), listed(&click.categories)]
-    });
-    text += &output::columns(&clicks.collect::<Vec<_>>());
-    let kept: Vec<String> =
-        e.long_term.categories.iter().map(|c| format!("{} {}", c.category, c.clicks)).collect();
-    text += &format!("\nlong-term: {} clicks kept ({})\n", e.long_term.kept, listed(&kept));
-    let cold = if e.cold_start { ", cold start" } else { "" };
-    text += &format!("group: {} from codes {:?}{cold}\n", e.group, e.csid);
-    text += &format!("profile: {}\n", e.profile.as_deref().unwrap_or("none"));
-    text += &format!("recent: {}\n\nkeys tried\n", listed(&e.recent));
-    let attempts = e.attempts.iter().map(|a| {
-        let what = match a.found {
-            true => format!("{} of {} categories left", a.left, a.categories),
-            false => "no entry".to_string(),
-        };
-        vec![format!("  {}", a.rung), a.key.clone(), what]
-    });
-    text += &output::columns(&attempts.collect::<Vec<_>>());
-    text += &format!("answered by {} ({})\n", e.key, e.rung);
-    if let Some(prompt) = &e.prompt {
-        let indented: Vec<String> = prompt.lines().map(|line| format!("  {line}")).collect();
-        text += &format!("\nprompt\n{}\n", indented.join("\n"));
-    }
-    let header = ["  candidate", "novelty", "relevance", ""].map(String::from).to_vec();
-    let rows = e
-        .candidates
-        .iter()
-        .map(|c| vec![format!("  {}", c.category), number(c.novelty), number(c.relevance), c.why.clone()]);
-    text += &format!("\n{}", output::columns(&[header].into_iter().chain(rows).collect::<Vec<_>>()));
-    let versions = e.model_versions.iter().map(|(name, digest)| vec![format!("  {name}"), digest.clone()]);
-    text + "\nmodel versions\n" + &output::columns(&versions.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
