@@ -87,13 +87,36 @@ impl Store {
         options.map_size(MAP_SIZE).max_dbs(names.len() as u32).max_readers(1024);
         // SAFETY: the files are only written through LMDB, whose own lock file guards them.
         let env = unsafe { options.open(path)? };
-        let mut txn = env.write_txn()?;
+        let databases = match Self::existing(&env, names)? {
+            Some(databases) => databases,
+            None => {
+                let mut txn = env.write_txn()?;
+                let mut databases = BTreeMap::new();
+                for name in names {
+                    databases.insert(*name, env.create_database(&mut txn, Some(name))?);
+                }
+                txn.commit()?;
+                databases
+            }
+        };
+        Ok(Arc::new(Store { env, databases }))
+    }
+
+    /// The databases, if all are there: a reader never waits for a run that is writing.
+    fn existing(
+        env: &Env<WithoutTls>,
+        names: &[&'static str],
+    ) -> Result<Option<BTreeMap<&'static str, Bytes>>, StateError> {
+        let txn = env.read_txn()?;
         let mut databases = BTreeMap::new();
         for name in names {
-            databases.insert(*name, env.create_database(&mut txn, Some(name))?);
+            match env.open_database(&txn, Some(name))? {
+                Some(database) => databases.insert(*name, database),
+                None => return Ok(None),
+            };
         }
         txn.commit()?;
-        Ok(Arc::new(Store { env, databases }))
+        Ok(Some(databases))
     }
 
     /// A consistent view of what is committed now.
