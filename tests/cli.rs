@@ -1,0 +1,248 @@
+//! The command line as a user meets it: the real binary, exit codes, messages, and a process that
+//! is killed.
+//!
+//! Pipelines are the operators' examples, copied to a folder of the test's own, so that files can
+//! be appended to, broken and rewritten.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_coea-engine");
+
+/// A copy of the examples with a state folder.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/examples");
+        copy(&examples, dir.path());
+        Place { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.path(name), text).unwrap();
+        self.path(name).display().to_string()
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        let old = fs::read_to_string(self.path(name)).unwrap();
+        fs::write(self.path(name), old + text).unwrap();
+    }
+
+    /// `coea-engine COMMAND PIPELINE --state STATE MORE…`
+    fn command(&self, command: &str, pipeline: &str, more: &[&str]) -> Command {
+        let mut process = Command::new(BINARY);
+        process.arg(command).arg(self.path(pipeline)).arg("--state").arg(self.path("state")).args(more);
+        process.stdin(Stdio::null());
+        process
+    }
+
+    fn run(&self, command: &str, pipeline: &str, more: &[&str]) -> Output {
+        self.command(command, pipeline, more).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and gives its stdout.
+    fn ok(&self, command: &str, pipeline: &str, more: &[&str]) -> String {
+        let output = self.run(command, pipeline, more);
+        assert!(output.status.success(), "{command} {more:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, command: &str, pipeline: &str, more: &[&str]) -> serde_json::Value {
+        let more = [more, &["--format", "json"]].concat();
+        serde_json::from_str(&self.ok(command, pipeline, &more)).unwrap()
+    }
+
+    /// Asserts an exit code and that the message holds every one of `words`.
+    fn fails(&self, command: &str, pipeline: &str, more: &[&str], code: i32, words: &[&str]) {
+        let output = self.run(command, pipeline, more);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{command} {pipeline} {more:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+        for word in words {
+            assert!(said.contains(word), "`{word}` is not in: {said}");
+        }
+    }
+
+    fn dump(&self, pipeline: &str, tables: &[&str]) -> String {
+        tables.iter().map(|table| self.ok("dump", pipeline, &["--table", table])).collect()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => {
+                fs::create_dir(&target).unwrap();
+                copy(&entry.path(), &target);
+            }
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const FILTER: &str = "click_filter.yaml";
+const TABLES: [&str; 4] = ["long_term", "store", "dead_letters", "unmatched_retractions"];
+
+#[test]
+fn a_second_run_has_nothing_to_do() {
+    let place = Place::new();
+    let first = place.json("run", FILTER, &[]);
+    assert_eq!(first["epoch"], 1);
+    let second = place.json("run", FILTER, &[]);
+    assert_eq!(second["epoch"], 1);
+    assert!(second["nodes"].as_array().unwrap().iter().all(|node| node["calls"] == 0 && node["changed"] == 0));
+    assert!(place.ok("run", FILTER, &[]).contains("nothing to do"));
+    assert!(place.ok("verify", FILTER, &[]).contains("every table"));
+}
+
+#[test]
+fn a_delta_taken_back_leaves_no_trace_and_is_not_applied_twice() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let before = place.dump(FILTER, &TABLES);
+    let header = "user_id,item_id,rating,timestamp,diff\n";
+    let insert = format!("events={}", place.write("in.csv", &format!("{header}1,2,5,1,1\n1,3,5,9999999,1\n")));
+    let retract = format!("events={}", place.write("out.csv", &format!("{header}1,2,5,1,-1\n1,3,5,9999999,-1\n")));
+    let planned = place.json("plan", FILTER, &["--delta", &insert]);
+    let done = place.json("run", FILTER, &["--delta", &insert]);
+    assert_eq!(planned["nodes"], done["nodes"]);
+    assert_ne!(place.dump(FILTER, &TABLES), before);
+    let again = place.json("run", FILTER, &["--delta", &insert]);
+    assert_eq!(again["inputs"][0]["already_applied"], 2);
+    assert_eq!(again["epoch"], 2);
+    place.ok("run", FILTER, &["--delta", &retract, "--workers", "4"]);
+    assert_eq!(place.dump(FILTER, &TABLES), before);
+}
+
+#[test]
+fn appended_rows_are_the_delta_and_a_rewritten_file_is_refused() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    place.append("data/events.csv", "1,2,5,9999999\n");
+    assert_eq!(place.json("run", FILTER, &[])["inputs"][0]["rows"], 1);
+    let text = fs::read_to_string(place.path("data/events.csv")).unwrap();
+    place.write("data/events.csv", &text.replacen("1,", "7,", 1));
+    place.fails("run", FILTER, &[], 66, &["events.csv", "was rewritten"]);
+    place.ok("verify", FILTER, &[]);
+}
+
+#[test]
+fn broken_records_are_dead_letters_and_good_rows_are_kept() {
+    let place = Place::new();
+    let clean = place.json("run", FILTER, &[])["inputs"][0]["rows"].as_u64().unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
+    place.append("data/events.csv", "x,2,5,1\n1,2\n1,2,5,99999\n");
+    let run = place.json("run", FILTER, &[]);
+    assert_eq!(run["inputs"][0]["rejected"], 2);
+    assert_eq!(run["inputs"][0]["rows"], clean + 1);
+    let letters = place.ok("dump", FILTER, &["--table", "dead_letters"]);
+    assert_eq!(letters.lines().count(), 2);
+    assert!(letters.contains("events.csv"), "{letters}");
+}
+
+#[test]
+fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let case = |from: &str, to: &str, words: &[&str]| {
+        assert!(text.contains(from), "{from}");
+        place.write("bad.yaml", &text.replacen(from, to, 1));
+        place.fails("check", "bad.yaml", &[], 78, &[&["bad.yaml:"], words].concat());
+    };
+    case("op: click_filter", "op: click_filtre", &["unknown operator", "did you mean `click_filter`"]);
+    case("min_clicks", "min_click", &["unknown parameter", "did you mean `min_clicks`"]);
+    case("min_clicks: 2", "min_clicks: two", &["min_clicks", "whole number"]);
+    case("in: [events, genre]", "in: [events, gnere]", &["unknown source or node", "`genre`"]);
+    case("in: [events, genre]", "in: [genre, events]", &["is a relation"]);
+    case("in: [items, events]", "in: [long_term, events]", &["read each other"]);
+    case("item_id: u64, title", "item_id: text, title", &["item_id", "declare the same type"]);
+    case("exclude_last: 2", "exclude_last: $params.none", &["none"]);
+    case("connector: kv", "connector: kvv", &["unknown sink connector"]);
+    case("connector: files", "connector: file", &["did you mean `files`"]);
+    case("mapping: all", "mapping: every", &["mapping"]);
+}
+
+#[test]
+fn what_cannot_be_read_or_used_has_its_exit_code() {
+    let place = Place::new();
+    place.fails("run", "missing.yaml", &[], 66, &["missing.yaml"]);
+    place.write("data/none.yaml", "");
+    place.fails("check", "data/none.yaml", &[], 78, &["none.yaml"]);
+    place.fails("run", FILTER, &["--set", "sources.events.with.path=data/nowhere.csv"], 66, &["nowhere.csv"]);
+    place.fails("run", FILTER, &["--delta", "events=nowhere.csv"], 66, &["nowhere.csv"]);
+    place.fails("run", FILTER, &["--delta", "nowhere"], 64, &["SRC=FILE"]);
+    place.fails("dump", FILTER, &["--table", "store"], 1, &["run"]);
+    place.write("data/events.csv", "user_id,item_id,rating,timestamp\n");
+    place.ok("run", FILTER, &[]);
+    assert_eq!(place.dump(FILTER, &["store"]), "");
+    place.fails("dump", FILTER, &["--table", "stor"], 64, &["`store`"]);
+    place.fails("verify", FILTER, &["--set", "nodes.long_term.with.min_clicks=3"], 1, &["differences"]);
+}
+
+#[test]
+fn a_locked_state_is_not_touched_but_can_be_read() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let lock = fs::OpenOptions::new().write(true).open(place.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    place.fails("run", FILTER, &[], 75, &["locked"]);
+    place.ok("plan", FILTER, &[]);
+    place.ok("status", FILTER, &[]);
+}
+
+#[test]
+fn a_stale_plan_is_refused() {
+    let place = Place::new();
+    let file = place.path("plan.json").display().to_string();
+    place.ok("plan", FILTER, &["--out", &file]);
+    place.ok("run", FILTER, &["--plan", &file]);
+    place.fails("run", FILTER, &["--plan", &file], 3, &["stale"]);
+    let output = place.run("plan", FILTER, &["--detailed-exitcode"]);
+    assert_eq!(output.status.code(), Some(0));
+    let output = place.run("plan", FILTER, &["--detailed-exitcode", "--set", "nodes.long_term.with.min_clicks=3"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// Kills runs at spread-out moments; the next run must end where an undisturbed one ends.
+#[test]
+fn a_killed_run_is_taken_up_where_it_was() {
+    const GROUPS: &str = "rq_quantizer.yaml";
+    let tables = ["long_term", "embedding", "group", "store", "memo"];
+    let undisturbed = Place::new();
+    undisturbed.ok("run", GROUPS, &[]);
+    let expected = undisturbed.dump(GROUPS, &tables);
+    let rows = undisturbed.dump(GROUPS, &["memo"]).lines().count() as u64;
+    for moment in [1, 5, 10, 20, 30, 45, 60, 80, 110, 150] {
+        let place = Place::new();
+        let mut process =
+            place.command("run", GROUPS, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let run = place.json("run", GROUPS, &[]);
+        assert_eq!(run["epoch"], 1, "after {moment} ms");
+        let embedding = &run["nodes"].as_array().unwrap().iter().find(|n| n["node"] == "embedding").unwrap();
+        let asked = embedding["calls"].as_u64().unwrap() + embedding["memo_hits"].as_u64().unwrap();
+        assert!(asked == rows || asked == 0, "after {moment} ms: {embedding}");
+        assert_eq!(place.dump(GROUPS, &tables), expected, "after {moment} ms");
+        place.ok("verify", GROUPS, &["--recompute"]);
+    }
+}
