@@ -8,7 +8,10 @@
 use std::time::Instant;
 
 use coea_operators::lm::testing::model_path;
-use coea_operators::lm::{Cost, LabelTrie, LanguageModel, score_labels};
+use coea_operators::{
+    lm::{LabelTrie, LanguageModel, score_labels},
+    shape::Cost,
+};
 
 /// Output and input sizes of the products of one layer, and of the output weights.
 const LAYER: [(usize, usize); 4] = [(960, 576), (576, 576), (3072, 576), (576, 1536)];

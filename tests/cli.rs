@@ -4,6 +4,8 @@
 //! Pipelines are the operators' examples, copied to a folder of the test's own, so that files can
 //! be appended to, broken and rewritten.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -108,7 +110,9 @@ fn a_second_run_has_nothing_to_do() {
     assert_eq!(first["epoch"], 1);
     let second = place.json("run", FILTER, &[]);
     assert_eq!(second["epoch"], 1);
-    assert!(second["nodes"].as_array().unwrap().iter().all(|node| node["calls"] == 0 && node["changed"] == 0));
+    assert!(
+        second["nodes"].as_array().unwrap().iter().all(|node| node["calls"] == 0 && node["changed"] == 0)
+    );
     assert!(place.ok("run", FILTER, &[]).contains("nothing to do"));
     assert!(place.ok("verify", FILTER, &[]).contains("every table"));
 }
@@ -119,8 +123,10 @@ fn a_delta_taken_back_leaves_no_trace_and_is_not_applied_twice() {
     place.ok("run", FILTER, &[]);
     let before = place.dump(FILTER, &TABLES);
     let header = "user_id,item_id,rating,timestamp,diff\n";
-    let insert = format!("events={}", place.write("in.csv", &format!("{header}1,2,5,1,1\n1,3,5,9999999,1\n")));
-    let retract = format!("events={}", place.write("out.csv", &format!("{header}1,2,5,1,-1\n1,3,5,9999999,-1\n")));
+    let insert =
+        format!("events={}", place.write("in.csv", &format!("{header}1,2,5,1,1\n1,3,5,9999999,1\n")));
+    let retract =
+        format!("events={}", place.write("out.csv", &format!("{header}1,2,5,1,-1\n1,3,5,9999999,-1\n")));
     let planned = place.json("plan", FILTER, &["--delta", &insert]);
     let done = place.json("run", FILTER, &["--delta", &insert]);
     assert_eq!(planned["nodes"], done["nodes"]);
@@ -217,7 +223,8 @@ fn a_stale_plan_is_refused() {
     place.fails("run", FILTER, &["--plan", &file], 3, &["stale"]);
     let output = place.run("plan", FILTER, &["--detailed-exitcode"]);
     assert_eq!(output.status.code(), Some(0));
-    let output = place.run("plan", FILTER, &["--detailed-exitcode", "--set", "nodes.long_term.with.min_clicks=3"]);
+    let output =
+        place.run("plan", FILTER, &["--detailed-exitcode", "--set", "nodes.long_term.with.min_clicks=3"]);
     assert_eq!(output.status.code(), Some(2));
 }
 

@@ -3,6 +3,8 @@
 //! A good pipeline's file holds what was read instead. Lines `# set: PATH=VALUE` and
 //! `# env: NAME=VALUE` at the top are the command line and the environment. `UPDATE=1` refreshes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fmt::Write, fs, path::Path, sync::Arc};
 
 use coea_engine::{

@@ -4,6 +4,8 @@
 //! The deltas are rude on purpose: ties in time, late and repeated events, retractions of rows that
 //! were never there or come later, corrected items, items nobody has heard of yet.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,

@@ -1,6 +1,8 @@
 //! Lookups against a state whose tables are written by hand: which rung answers whom, and what the
 //! history takes away.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{path::Path, sync::Arc};
 
 use coea_engine::{

@@ -3,6 +3,8 @@
 //! The page is generated from the parameters' own schemas, so that it cannot disagree with what is
 //! accepted. `UPDATE=1` refreshes it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fmt::Write,
     fs,

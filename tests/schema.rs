@@ -1,5 +1,7 @@
 //! `pipelines/schema.json` is what `coea-engine schema` prints. `UPDATE=1 cargo test` rewrites it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{path::Path, process::Command};
 
 #[test]

@@ -91,7 +91,7 @@ pub enum Format {
 pub struct Common {
     /// The pipeline's YAML file.
     pub pipeline: PathBuf,
-    /// The state's folder [default: .coea/<pipeline name>]
+    /// The state's folder [default: .coea/NAME, NAME being the pipeline's]
     #[arg(long)]
     pub state: Option<PathBuf>,
     /// How results are printed.

@@ -124,10 +124,10 @@ impl<'a> Places<'a> {
 /// The event source that a node's nearest fold walks.
 fn events_of<'a>(plan: &'a Plan, node: &PlanNode) -> Option<&'a PlanSource> {
     let leaves = plan.upstream(node.leaf).into_iter().chain([node.leaf]);
-    let walked = leaves.filter_map(|leaf| match &plan.leaves[leaf].shape {
+    let mut walked = leaves.filter_map(|leaf| match &plan.leaves[leaf].shape {
         Shape::Fold { source, .. } => Some(*source),
         _ => None,
     });
-    let source = walked.last()?;
+    let source = walked.next_back()?;
     plan.sources.iter().find(|candidate| candidate.leaf == source)
 }
