@@ -1,13 +1,12 @@
 //! How fast the embedded model scores closed label sets, against the bare `gemm` crate.
 //!
 //! Run with `cargo bench --bench language_model [-- PROMPTS]`; needs the default model's file (see
-//! `testing::model_path`). The rate of a whole pass (attention, norms, softmax and all) is given in
+//! the resolver). The rate of a whole pass (attention, norms, softmax and all) is given in
 //! GFLOP/s of its weight products alone, so that it can be held against that of `gemm` on the same
 //! shapes, one product per thread as here.
 
 use std::time::Instant;
 
-use coea_operators::lm::testing::model_path;
 use coea_operators::{
     lm::{LabelTrie, LanguageModel, score_labels},
     shape::Cost,
@@ -175,7 +174,14 @@ fn bare_gemm(rows: usize) {
 fn main() {
     let count = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(36);
     let start = Instant::now();
-    let model = match LanguageModel::open(&model_path()) {
+    let path = match coea_engine::fetch::model("smollm2-135m-instruct") {
+        Ok(model) => model.path,
+        Err(error) => {
+            eprintln!("{error}");
+            return;
+        }
+    };
+    let model = match LanguageModel::open(&path) {
         Ok(model) => model,
         Err(error) => return println!("{error}"),
     };

@@ -216,7 +216,7 @@ mod tests {
     fn win_rates_average_to_a_half() {
         let rates = win_rates(&[0.3, -2.0, 5.0, 0.3]);
         assert!((rates.iter().sum::<f64>() / 4.0 - 0.5).abs() < 1e-12);
-        assert_eq!(rates[0], rates[3]);
+        assert!((rates[0] - rates[3]).abs() < 1e-12);
         assert!(rates[2] > rates[0] && rates[0] > rates[1]);
         assert_eq!(win_rates(&[1.0]), [0.0]);
     }

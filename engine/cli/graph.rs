@@ -39,11 +39,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let common = Common {
         pipeline: args.pipeline.clone(),
-        state: None,
-        format: super::Format::Text,
-        set: args.set.clone(),
-        quiet: false,
-        verbose: 0,
+        flags: super::Flags {
+            state: None,
+            format: super::Format::Text,
+            set: args.set.clone(),
+            quiet: false,
+            verbose: 0,
+        },
     };
     let plan = common.load()?.plan;
     let drawing = match args.format {

@@ -91,6 +91,14 @@ pub enum Format {
 pub struct Common {
     /// The pipeline's YAML file.
     pub pipeline: PathBuf,
+    /// How it is run and shown.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// The flags that every command on a pipeline takes.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
     /// The state's folder [default: .coea/NAME, NAME being the pipeline's]
     #[arg(long)]
     pub state: Option<PathBuf>,
@@ -106,6 +114,14 @@ pub struct Common {
     /// Say more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl std::ops::Deref for Common {
+    type Target = Flags;
+
+    fn deref(&self) -> &Flags {
+        &self.flags
+    }
 }
 
 /// A pipeline, read, checked and lowered.

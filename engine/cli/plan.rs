@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, run::Epoch, tree};
@@ -33,6 +34,52 @@ pub struct PlanArgs {
     why: Option<String>,
 }
 
+/// What `run --plan` runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// The pipeline's file.
+    pub pipeline: PathBuf,
+    /// The state's folder.
+    pub state: PathBuf,
+    /// Overrides.
+    pub set: Vec<String>,
+    /// Delta files.
+    pub deltas: Vec<(String, PathBuf)>,
+    /// Whether deltas that were applied are applied again.
+    pub again: bool,
+    /// The state whose models are taken.
+    pub models_from: Option<PathBuf>,
+}
+
+impl Command {
+    fn of(args: &PlanArgs, loaded: &Loaded) -> Self {
+        Command {
+            pipeline: args.common.pipeline.clone(),
+            state: loaded.state_dir.clone(),
+            set: args.common.set.clone(),
+            deltas: args.epoch.deltas.clone(),
+            again: args.epoch.again,
+            models_from: args.epoch.models_from.clone(),
+        }
+    }
+
+    /// The command a plan file was made for.
+    ///
+    /// # Errors
+    /// Exit 66 if the file cannot be read or holds none.
+    pub fn read(file: &Path) -> Result<Self, Failure> {
+        let unreadable = |e: String| Failure::new(66, format!("error: cannot read {}: {e}", file.display()));
+        let document = read_json(file)?;
+        Command::deserialize(&document["command"]).map_err(|e| unreadable(e.to_string()))
+    }
+}
+
+fn read_json(file: &Path) -> Result<Json, Failure> {
+    let unreadable = |e: String| Failure::new(66, format!("error: cannot read {}: {e}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| unreadable(e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))
+}
+
 /// Plans an epoch.
 ///
 /// # Errors
@@ -42,7 +89,11 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let bars = Bars::new(&args.common);
     let report = foresee(&loaded, args, &bars)?;
     if let Some(file) = &args.out {
-        let document = json!({ "plan": report.to_json(), "fingerprint": fingerprint(&loaded, &args.epoch)? });
+        let document = json!({
+            "plan": report.to_json(),
+            "command": Command::of(args, &loaded),
+            "fingerprint": fingerprint(&loaded, &args.epoch)?,
+        });
         std::fs::write(file, format!("{document:#}\n"))
             .map_err(|e| Failure::new(1, format!("error: cannot write {}: {e}", file.display())))?;
     }
@@ -109,9 +160,7 @@ fn fingerprint(loaded: &Loaded, epoch: &Epoch) -> Result<Json, Failure> {
 /// # Errors
 /// Exit 3 with what moved; 66 if the file cannot be read.
 pub fn check_fresh(file: &Path, loaded: &Loaded, epoch: &Epoch) -> Result<(), Failure> {
-    let unreadable = |e: String| Failure::new(66, format!("error: cannot read {}: {e}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|e| unreadable(e.to_string()))?;
-    let planned: Json = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+    let planned = read_json(file)?;
     let now = fingerprint(loaded, epoch)?;
     for part in ["pipeline", "epoch", "spec", "deltas", "models"] {
         if planned["fingerprint"][part] != now[part] {

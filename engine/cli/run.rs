@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, tree};
+use super::{Common, Failure, Flags, Format, Loaded, print, print_json, progress::Bars, tree};
 use crate::{
     runtime::{
         RunError,
@@ -57,33 +57,58 @@ impl Epoch {
 /// Arguments of `run`.
 #[derive(Args)]
 pub struct RunArgs {
+    /// The pipeline's YAML file.
+    #[arg(required_unless_present = "plan")]
+    pipeline: Option<PathBuf>,
     #[command(flatten)]
-    common: Common,
+    flags: Flags,
     #[command(flatten)]
     epoch: Epoch,
-    /// The file `plan --out` wrote: refuse to run if anything moved since.
+    /// The file `plan --out` wrote, which also names pipeline, state, overrides and deltas; refuse
+    /// to run if anything moved since.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
 }
 
-/// Runs one epoch on a state; `None` if there was nothing to do.
+impl RunArgs {
+    /// Pipeline and inputs: as given, and from the plan file where nothing is given.
+    fn resolved(&self) -> Result<(Common, Epoch), Failure> {
+        let (mut flags, mut epoch) = (self.flags.clone(), self.epoch.clone());
+        let Some(file) = &self.plan else {
+            return Ok((Common { pipeline: self.pipeline.clone().unwrap_or_default(), flags }, epoch));
+        };
+        let planned = super::plan::Command::read(file)?;
+        let pipeline = self.pipeline.clone().unwrap_or(planned.pipeline);
+        flags.state = flags.state.or(Some(planned.state));
+        if flags.set.is_empty() {
+            flags.set = planned.set;
+        }
+        if epoch.deltas.is_empty() {
+            epoch.deltas = planned.deltas;
+        }
+        epoch.again |= planned.again;
+        epoch.models_from = epoch.models_from.or(planned.models_from);
+        Ok((Common { pipeline, flags }, epoch))
+    }
+}
+
+/// Runs one epoch on a state, or finds that there is nothing to do.
 ///
 /// # Errors
 /// What kept the epoch from being committed.
-pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<(Option<Report>, u64), RunError> {
+pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<Report, RunError> {
     let state = State::open(&loaded.state_dir)?;
     let mut driver = Driver::open(loaded.plan.clone(), state, options, bars)?;
     driver.ingest()?;
     if !driver.has_work() {
-        let epoch = driver.epoch();
-        return Ok((Some(driver.idle_report()), epoch));
+        return Ok(driver.idle_report());
     }
     driver.settle()?;
     let changes = driver.changes()?;
     let mut report = driver.report(&changes);
     let manifest = driver.commit(&changes)?;
     report.epoch = manifest.epoch;
-    Ok((Some(report), manifest.epoch))
+    Ok(report)
 }
 
 /// Runs one epoch and reports it.
@@ -91,24 +116,22 @@ pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<(Option<R
 /// # Errors
 /// What kept the epoch from being committed.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let loaded = args.common.load()?;
+    let (common, given) = args.resolved()?;
+    let loaded = common.load()?;
     if let Some(file) = &args.plan {
-        super::plan::check_fresh(file, &loaded, &args.epoch)?;
+        super::plan::check_fresh(file, &loaded, &given)?;
     }
-    let bars = Bars::new(&args.common);
-    let (report, epoch) = epoch(&loaded, args.epoch.options(false), &bars)?;
-    if let Some(report) = report {
-        say(&args.common, &report, epoch);
-    }
+    let report = epoch(&loaded, given.options(false), &Bars::new(&common))?;
+    say(&common, &report);
     Ok(())
 }
 
-fn say(common: &Common, report: &Report, epoch: u64) {
+fn say(common: &Common, report: &Report) {
     match common.format {
         Format::Json => print_json(&report.to_json()),
         Format::Text if common.quiet => {}
         Format::Text if report.idle => {
-            print(&format!("{} at epoch {epoch}: nothing to do\n", report.pipeline));
+            print(&format!("{} at epoch {}: nothing to do\n", report.pipeline, report.epoch));
         }
         Format::Text => print(&tree::text(report)),
     }

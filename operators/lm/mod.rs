@@ -17,8 +17,8 @@ mod math;
 mod matmul;
 mod prefix;
 mod simd;
-#[doc(hidden)]
-pub mod testing;
+#[cfg(test)]
+mod testing;
 mod tokenizer;
 mod trie;
 

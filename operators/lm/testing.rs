@@ -1,38 +1,17 @@
 //! What the tests of the language model share: reproducible noise and the real model's file.
 //!
-//! Decision: a missing model file fails the tests that need it instead of skipping them, so that a
-//! green run always means the reference vectors were met.
+//! Decision: the real model is fetched as the product fetches it; one that cannot be had fails the
+//! tests that need it instead of skipping them, so that a green run always means the reference
+//! vectors were met.
 
 use std::path::PathBuf;
 
-/// File name of the embedded default model.
-pub const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-
-/// The default model's file: in `COEA_TEST_MODEL_DIR`, or in the cache where the engine puts it.
-///
-/// # Panics
-/// If the file is not there, saying how to fetch it.
-pub fn model_path() -> PathBuf {
-    let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache = || {
-        env("COEA_CACHE")
-            .or_else(|| env("XDG_CACHE_HOME").map(|dir| dir.join("coea")))
-            .or_else(|| env("HOME").map(|dir| dir.join(".cache/coea")))
-            .unwrap_or_default()
-            .join("models")
-    };
-    let path = env("COEA_TEST_MODEL_DIR").unwrap_or_else(cache).join(MODEL_FILE);
-    assert!(
-        path.is_file(),
-        "{} is missing: fetch it with `coea-engine models fetch smollm2-135m-instruct`, or name its folder \
-         in COEA_TEST_MODEL_DIR",
-        path.display()
-    );
-    path
+/// The default model's file, fetched if it is not at hand.
+pub(crate) fn model_path() -> PathBuf {
+    coea_engine::fetch::model("smollm2-135m-instruct").unwrap().path
 }
 
 /// `n` reproducible numbers in −1…1.
-#[cfg(test)]
 pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
     use rand::{Rng, SeedableRng};
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -40,13 +19,11 @@ pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
 }
 
 /// `n` reproducible tokens of [`small_network`]'s vocabulary, none of the first 16.
-#[cfg(test)]
 pub(crate) fn tokens(seed: u64, n: usize) -> Vec<u32> {
     noise(seed, n).iter().map(|x| 16 + ((x + 1.0) * 40.0) as u32).collect()
 }
 
 /// A network with random weights: three layers, grouped heads, sizes that fill no tile or panel.
-#[cfg(test)]
 pub(crate) fn small_network(seed: u64) -> super::llama::Llama {
     use super::attention::Heads;
     use super::llama::{Llama, Sizes};
