@@ -2,8 +2,8 @@
 
 use coea_operators::row::{Row, Value};
 
-use super::{Common, Failure, Format, dump::entry, output};
-use crate::serve::{Found, Places, View, lookup};
+use super::{Common, Failure, Format, Loaded, dump::entry, output};
+use crate::serve::{Found, Places, Relation, View, lookup};
 
 /// What serving would answer.
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Format::Json => output::document(&found.answer),
         Format::Text => output::text(&shown(&found)),
     }
+}
+
+/// What a few users would be answered, for a person who has just run a pipeline; nothing where it
+/// serves no lookups.
+pub fn samples(loaded: &Loaded, users: usize) -> String {
+    let looked_up = || -> Result<String, Failure> {
+        let view = View::open(loaded.plan.clone(), &loaded.state_dir)?;
+        let places = Places::find(&loaded.plan)?;
+        let Some(relation) = Relation::find(&loaded.plan, &places.groups.0.name) else {
+            return Ok(String::new());
+        };
+        let mut ids: Vec<String> = Vec::new();
+        view.for_each(relation, &mut |row| {
+            if ids.len() < users {
+                ids.extend(row.first().map(Value::to_string));
+            }
+        })?;
+        ids.iter().map(|id| Ok(format!("\n{}", shown(&lookup(&view, &places, id)?)))).collect()
+    };
+    looked_up().unwrap_or_default()
 }
 
 /// Tells a person that the answer is not about the user they asked for.

@@ -14,6 +14,9 @@ use crate::{
     state::State,
 };
 
+/// Users looked up after the first run of a pipeline.
+const SAMPLES: usize = 3;
+
 /// What `run` and `plan` take beside the pipeline.
 #[derive(Args, Clone, Debug)]
 pub struct Epoch {
@@ -123,6 +126,9 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let report = epoch(&loaded, given.options(false), &Bars::new(&common))?;
     say(&common, &report);
+    if common.format == Format::Text && !common.quiet && report.epoch == 1 && !report.idle {
+        print(&super::lookup::samples(&loaded, SAMPLES));
+    }
     Ok(())
 }
 
