@@ -3,6 +3,8 @@
 //! The only stage that knows the registry. It goes on after a mistake, so that one look at a
 //! pipeline tells everything that is wrong with it.
 
+mod models;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -31,8 +33,6 @@ use crate::{
 const NAME_LENGTH: usize = 60;
 /// Names of the tables that the engine keeps itself.
 const RESERVED: [&str; 4] = ["errors", "unmatched_retractions", "dead_letters", "memo"];
-/// The kinds of models there are.
-const MODEL_KINDS: [&str; 4] = ["language_model", "reward_model", "csa_encoder", "rq_quantizer"];
 
 /// Lowers a pipeline.
 ///
@@ -208,43 +208,6 @@ impl Lowering<'_> {
         Some(source)
     }
 
-    fn models(&mut self) -> BTreeMap<String, Model> {
-        let mut models = BTreeMap::new();
-        for named in &self.spec.models {
-            let (name, kind) = (named.name.value.clone(), &named.spec.kind);
-            if !MODEL_KINDS.contains(&kind.as_str()) {
-                let near = did_you_mean(kind, MODEL_KINDS).map(|near| format!("did you mean `{near}`?"));
-                let help = near.unwrap_or_else(|| format!("there are `{}`", MODEL_KINDS.join("`, `")));
-                self.error(&kind.span, format!("unknown kind of model `{}`", kind.value), Some(help));
-                self.broken.insert(name);
-                continue;
-            }
-            let language = match (&named.spec.base, kind.ends_with("_model")) {
-                (Some(base), true) => match self.provider.language(base) {
-                    Ok(model) => Some(model),
-                    Err(message) => {
-                        self.error(&base.span, message, None);
-                        self.broken.insert(name.clone());
-                        None
-                    }
-                },
-                (None, true) => {
-                    let help = "add `base: smollm2-135m-instruct`, or the path of a GGUF file".to_string();
-                    self.error(&kind.span, format!("a {} needs a base", kind.value), Some(help));
-                    None
-                }
-                (Some(base), false) => {
-                    let help = Some("remove it".to_string());
-                    self.error(&base.span, format!("a {} has no base; it is fitted", kind.value), help);
-                    None
-                }
-                (None, false) => None,
-            };
-            models.insert(name.clone(), Model { name, kind: kind.value.clone(), language });
-        }
-        models
-    }
-
     /// The nodes in dependency order; the order of the document breaks ties.
     fn order(&mut self) -> Vec<usize> {
         let spec = self.spec;
@@ -317,6 +280,7 @@ impl Lowering<'_> {
         };
         let operator = entry.parse(with).map_err(|problems| self.problems.extend(problems)).ok()?;
         let (inputs, model) = (inputs?, model?);
+        self.fitting_model(&named.spec, model.as_ref(), operator.model_kinds());
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
             node: &named.name,
@@ -348,18 +312,6 @@ impl Lowering<'_> {
             leaf,
             first_leaf,
         })
-    }
-
-    /// The model a node names: `Some(None)` if it names none, `None` if the name is wrong.
-    fn model(&mut self, node: &NodeSpec, models: &BTreeMap<String, Model>) -> Option<Option<Model>> {
-        let Some(name) = &node.model else { return Some(None) };
-        if let Some(model) = models.get(name.as_str()) {
-            return Some(Some(model.clone()));
-        }
-        if !self.broken.contains(name.as_str()) {
-            self.unknown("model", name, models.keys().map(String::as_str).collect());
-        }
-        None
     }
 
     fn inputs(&mut self, node: &NodeSpec) -> Option<Vec<Input>> {

@@ -35,7 +35,7 @@ pub struct CsaEncoder {
     pub heads: usize,
     /// What becomes the user's vector: the last position of the last layer, or the mean.
     #[serde(default)]
-    pub pool: Pooling,
+    pub pool: Pool,
     /// Newest clicks a user is encoded from.
     #[serde(default = "max_length")]
     pub max_length: usize,
@@ -60,17 +60,6 @@ pub struct CsaEncoder {
     /// The users' features; all text, truth values and numbers if absent.
     #[serde(default)]
     pub features: Option<Vec<Feature>>,
-}
-
-/// What becomes the user's vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// The last position of the last layer: the paper's.
-    #[default]
-    Last,
-    /// The mean over the positions: steadier.
-    Mean,
 }
 
 fn dim() -> usize {
@@ -159,10 +148,7 @@ impl CsaEncoder {
             dim: self.dim,
             layers: self.layers,
             heads: self.heads,
-            pool: match self.pool {
-                Pooling::Last => Pool::Last,
-                Pooling::Mean => Pool::Mean,
-            },
+            pool: self.pool,
             max_length: self.max_length,
             dropout: self.dropout,
             learning_rate: self.learning_rate,
@@ -293,6 +279,10 @@ impl Operator for CsaEncoder {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.columns(inputs)?;
         Ok(Schema::new(inputs.inputs[0].schema.key.clone(), [Column::new("embedding", Type::Bytes)]))
+    }
+
+    fn model_kinds(&self) -> &'static [&'static str] {
+        &["csa_encoder"]
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {

@@ -88,6 +88,10 @@ impl Operator for LlmSampler {
         Ok(Schema::new(prompts.key.clone(), [prompts.columns[columns.recent].clone(), candidates]))
     }
 
+    fn model_kinds(&self) -> &'static [&'static str] {
+        &["language_model"]
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let (Ok(at), Ok(model)) = (self.columns(inputs), inputs.language_model()) else {
             unreachable!("checked by output")

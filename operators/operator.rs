@@ -190,6 +190,11 @@ pub trait Operator: Send + Sync {
     /// Everything that is wrong with its inputs and parameters.
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>>;
 
+    /// The kinds of models the node may name; none, for an operator that has no model.
+    fn model_kinds(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Builds its part of the graph and names the leaf of its output. Called only after
     /// [`Operator::output`] accepted the same inputs.
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId;

@@ -142,6 +142,10 @@ impl Operator for RqQuantizer {
         Ok(Schema::new(inputs.inputs[0].schema.key.clone(), columns))
     }
 
+    fn model_kinds(&self) -> &'static [&'static str] {
+        &["rq_quantizer"]
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let Ok(column) = self.column(inputs) else { unreachable!("checked by output") };
         let vectors = inputs.inputs[0].leaf;

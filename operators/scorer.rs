@@ -84,6 +84,10 @@ impl Operator for Scorer {
         Ok(Schema::new(novel.key.clone(), [novel.columns[parts.recent].clone(), column]))
     }
 
+    fn model_kinds(&self) -> &'static [&'static str] {
+        &["language_model", "reward_model"]
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let (Ok(parts), Ok(model)) = (self.parts(inputs), inputs.language_model()) else {
             unreachable!("checked by output")

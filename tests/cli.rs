@@ -183,6 +183,14 @@ fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
     case("exclude_last: 2", "exclude_last: $params.none", &["none"]);
     case("connector: kv", "connector: kvv", &["unknown sink connector"]);
     case("connector: files", "connector: file", &["did you mean `files`"]);
+    case(
+        "nodes:",
+        "models: { m: { kind: csa_encoder, price: { token: 1 } } }\nnodes:",
+        &["prices of models"],
+    );
+    let text = text.replacen("nodes:", "models: { m: { kind: csa_encoder } }\nnodes:", 1);
+    place.write("bad.yaml", &text.replacen("op: click_filter,", "op: click_filter, model: m,", 1));
+    place.fails("check", "bad.yaml", &[], 78, &["has no use for `m`", "remove `model`"]);
     case("mapping: all", "mapping: every", &["mapping"]);
 }
 

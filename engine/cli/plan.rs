@@ -103,6 +103,14 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         (Format::Text, None) if args.common.quiet => {}
         (Format::Text, None) => print(&tree::text(&report)),
     }
+    let most = args.epoch.max_calls.unwrap_or(u64::MAX);
+    if report.language_calls() > most {
+        let message = format!(
+            "error: {} language-model calls are more than --max-calls {most}",
+            report.language_calls()
+        );
+        return Err(Failure::new(4, message));
+    }
     match args.detailed_exitcode && report.changes_anything() {
         true => Err(Failure::new(2, "")),
         false => Ok(()),

@@ -13,19 +13,10 @@ use super::{
     NnError,
     matrix::add_scaled,
     params::read_config,
+    pool::Pool,
     transformer::{Dropout, Shape, Transformer},
     windows::Packed,
 };
-
-/// How the rows of the last layer become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pool {
-    /// The last row (the paper's).
-    Last,
-    /// The mean of all rows: moves less with each click.
-    Mean,
-}
 
 /// Sizes and training settings of a [`CsaEncoder`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

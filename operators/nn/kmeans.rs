@@ -22,7 +22,7 @@ pub struct Points<'a> {
 
 impl<'a> Points<'a> {
     /// The number of points.
-    #[allow(clippy::len_without_is_empty)] // only ever asked how many
+    #[expect(clippy::len_without_is_empty, reason = "only ever asked how many")]
     pub fn len(self) -> usize {
         self.weights.len()
     }

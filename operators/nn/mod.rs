@@ -18,6 +18,7 @@ pub mod kmeans;
 pub mod layers;
 pub mod matrix;
 pub mod params;
+pub mod pool;
 pub mod quantiser;
 pub mod random;
 mod rq_fit;
@@ -26,7 +27,8 @@ pub mod softmax_loss;
 pub mod transformer;
 pub mod windows;
 
-pub use csa::{CsaConfig, CsaEncoder, FitProgress, FitReport, Pool, Sequence, hit_rate_at_10};
+pub use csa::{CsaConfig, CsaEncoder, FitProgress, FitReport, Sequence, hit_rate_at_10};
+pub use pool::Pool;
 pub use rq_vae::{Codes, RqConfig, RqProgress, RqReport, RqVae};
 
 /// Why a model could not be fitted, applied or read.

@@ -84,7 +84,7 @@ impl Layout {
     }
 
     /// The length of the flat vector.
-    #[allow(clippy::len_without_is_empty)] // a model without parameters does not occur
+    #[expect(clippy::len_without_is_empty, reason = "a model without parameters does not occur")]
     pub fn len(&self) -> usize {
         self.len
     }
