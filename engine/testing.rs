@@ -183,9 +183,17 @@ impl Bench {
         let changes = driver.changes()?;
         let mut report = driver.report(&changes);
         if work && !dry {
-            report.epoch = driver.commit(&changes)?.epoch;
+            report.epoch = driver.commit(&changes)?;
         }
         Ok(report)
+    }
+
+    /// A driver on the state of a name that stays open.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn driver(&self, state: &str, options: Options) -> Result<Driver<'static>, RunError> {
+        Driver::open(self.plan.clone(), State::open(&self.path(state))?, options, &Silence)
     }
 
     /// The state of a name, to read.

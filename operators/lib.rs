@@ -7,6 +7,7 @@
 pub mod align;
 pub mod category_map;
 pub mod click_filter;
+pub mod compact;
 pub mod count;
 pub mod csa_encoder;
 pub mod features;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     category_map::domain_of,
     click_filter::item_column,
-    operator::{Described, Inputs, Operator, Problem},
+    operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Counts, Event, FoldKernel, Graph, LeafId, Walk},
@@ -17,7 +17,8 @@ use crate::{
 
 /// The last distinct categories among a user's newest clicks.
 ///
-/// Inputs: a source of events, and a relation item → categories.
+/// Inputs: a source of events, and a relation item → categories; or, with `column`, the events
+/// alone.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecentCategories {
@@ -28,24 +29,47 @@ pub struct RecentCategories {
     /// Keep them in order of recency instead of as a sorted set.
     #[serde(default)]
     pub ordered: bool,
+    /// The column of the events that holds an event's category, or a list of them, where events
+    /// carry their categories themselves and no second input is given.
+    #[serde(default)]
+    pub column: Option<String>,
 }
 
-impl FoldKernel for RecentCategories {
+/// The parameters, with the place of `column` in the events.
+struct Kernel {
+    params: RecentCategories,
+    column: Option<usize>,
+}
+
+impl Kernel {
+    fn categories<'a>(&self, event: &Event<'a>) -> &'a [Value] {
+        let cell = match self.column {
+            Some(at) => event.row.get(at),
+            None => event.dim.and_then(|dim| dim.first()),
+        };
+        match cell {
+            Some(Value::List(list)) => list,
+            Some(category @ Value::Text(_)) => std::slice::from_ref(category),
+            _ => &[],
+        }
+    }
+}
+
+impl FoldKernel for Kernel {
     fn emit(&self, _key: &Row, walk: &mut Walk<'_>, _counts: &Counts, out: &mut Vec<Row>) {
-        let mut left = self.last;
+        let RecentCategories { last, keep, ordered, .. } = self.params;
+        let mut left = last;
         let mut recent: Vec<Value> = Vec::new();
         walk(&mut |event: &Event<'_>| {
-            let categories =
-                event.dim.and_then(|dim| dim.first()).and_then(Value::as_list).unwrap_or_default();
-            for category in categories {
-                if (recent.len() as u64) < self.keep && !recent.contains(category) {
+            for category in self.categories(event) {
+                if (recent.len() as u64) < keep && !recent.contains(category) {
                     recent.push(category.clone());
                 }
             }
             left = left.saturating_sub(event.count);
-            left > 0 && (recent.len() as u64) < self.keep
+            left > 0 && (recent.len() as u64) < keep
         });
-        if !self.ordered {
+        if !ordered {
             recent.sort();
         }
         if !recent.is_empty() {
@@ -56,19 +80,60 @@ impl FoldKernel for RecentCategories {
 
 impl Operator for RecentCategories {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
-        item_column(inputs)?;
+        let domain = match self.place(inputs)? {
+            Place::Event(_) => None,
+            Place::Item(_) => domain_of(&inputs.inputs[1].schema, "categories"),
+        };
         if self.last == 0 || self.keep == 0 {
             let parameter = if self.last == 0 { "last" } else { "keep" };
             return Err(vec![Problem::with(parameter, "must be at least 1")]);
         }
         let mut column = Column::new("categories", Type::Text.list());
-        column.domain = domain_of(&inputs.inputs[1].schema, "categories");
+        column.domain = domain;
         Ok(Schema::new(inputs.inputs[0].schema.key.clone(), [column]))
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let Ok(item) = item_column(inputs) else { unreachable!("checked by output") };
-        graph.fold("", inputs.inputs[0].leaf, Some((inputs.inputs[1].leaf, item)), self.clone())
+        let (column, dim) = match self.place(inputs) {
+            Ok(Place::Event(column)) => (Some(column), None),
+            Ok(Place::Item(item)) => (None, Some((inputs.inputs[1].leaf, item))),
+            Err(_) => unreachable!("checked by output"),
+        };
+        graph.fold("", inputs.inputs[0].leaf, dim, Kernel { params: self.clone(), column })
+    }
+}
+
+/// Where an event's categories are found.
+enum Place {
+    /// In a column of the event.
+    Event(usize),
+    /// In the relation, under the item that a column of the event names.
+    Item(usize),
+}
+
+impl RecentCategories {
+    fn place(&self, inputs: &Inputs<'_>) -> Result<Place, Vec<Problem>> {
+        let Some(name) = &self.column else { return item_column(inputs).map(Place::Item) };
+        let mut problems = Problems::default();
+        if inputs.inputs.len() > 1 {
+            problems.push(
+                Problem::with(
+                    "column",
+                    "categories come from the second input, or from a column of the events",
+                )
+                .help("leave one of the two out"),
+            );
+        }
+        let events = problems.take(inputs.events(0));
+        let place = events.and_then(|events| {
+            let place = problems.take(inputs.column(0, events, name))?;
+            let ty = &events.schema.columns[place].ty;
+            problems.require([Type::Text, Type::Text.list()].contains(ty), || {
+                Problem::with("column", format!("`{name}` is {ty}; a category is text, or a list of text"))
+            });
+            Some(place)
+        });
+        problems.finish(place).map(Place::Event)
     }
 }
 
@@ -83,7 +148,8 @@ mod tests {
     use crate::testing::fold;
 
     fn recent(last: u64, keep: u64, ordered: bool, history: &[(i64, u64, u64)]) -> String {
-        let rows = fold(&RecentCategories { last, keep, ordered }, history);
+        let params = RecentCategories { last, keep, ordered, column: None };
+        let rows = fold(&Kernel { params, column: None }, history);
         rows.iter().flat_map(|r| r[0].as_list().unwrap()).map(Value::to_string).collect()
     }
 
@@ -101,5 +167,26 @@ mod tests {
     fn equal_clicks_count_as_often_as_they_happened() {
         assert_eq!(recent(3, 2, false, &[(1, 1, 1), (2, 2, 3)]), "2");
         assert_eq!(recent(3, 2, false, &[(1, 1, 1), (2, 2, 2)]), "12");
+    }
+
+    #[test]
+    fn events_may_carry_their_categories() {
+        let kernel = |column| Kernel {
+            params: RecentCategories { last: 2, keep: 9, ordered: false, column: Some("c".to_string()) },
+            column: Some(column),
+        };
+        let list = Value::list([Value::text("b"), Value::text("a")]);
+        let event = Row::from([Value::I64(1), Value::text("c"), list, Value::Null]);
+        let emit = |column| {
+            let mut out = Vec::new();
+            let mut walk = |visit: &mut dyn FnMut(&Event<'_>) -> bool| {
+                visit(&Event { row: &event, count: 1, dim: None });
+            };
+            kernel(column).emit(&Row::empty(), &mut walk, &Counts::new(), &mut out);
+            out.first().map(|row| row[0].to_string())
+        };
+        assert_eq!(emit(1).as_deref(), Some(r#"["c"]"#));
+        assert_eq!(emit(2).as_deref(), Some(r#"["a","b"]"#));
+        assert_eq!(emit(3), None);
     }
 }

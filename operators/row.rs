@@ -209,8 +209,8 @@ pub type Keyed = (Row, Row);
 
 /// Why bytes do not hold an encoded row.
 #[derive(Debug, thiserror::Error)]
-#[error("bytes do not hold an ordered row: {0}")]
-pub struct DecodeError(&'static str);
+#[error("bytes do not hold a row: {0}")]
+pub struct DecodeError(pub(crate) &'static str);
 
 const NULL: u8 = 1;
 const FALSE: u8 = 2;
@@ -347,12 +347,12 @@ fn decode_bytes(bytes: &[u8], at: &mut usize) -> Result<Vec<u8>, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn value() -> impl Strategy<Value = Value> {
+    pub(crate) fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::Bool),
@@ -365,7 +365,7 @@ mod tests {
         leaf.prop_recursive(2, 12, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(Value::list))
     }
 
-    fn row() -> impl Strategy<Value = Row> {
+    pub(crate) fn row() -> impl Strategy<Value = Row> {
         prop::collection::vec(value(), 0..4).prop_map(Row::new)
     }
 

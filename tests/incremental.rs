@@ -14,7 +14,7 @@ use std::{
 use coea_engine::{
     oracle::{self, Calls},
     runtime::{
-        driver::Options,
+        driver::{Driver, Options},
         report::{Basis, Report},
     },
     state::tables::Tables,
@@ -244,6 +244,55 @@ fn failed_calls_are_rows_until_they_are_answered() {
     assert!(!readable(&bench, "state").contains_key("errors"));
 }
 
+/// A driver that stays open and takes the same delta file as often as it is given.
+fn open(bench: &Bench, workers: usize) -> Driver<'static> {
+    bench.driver("state", Options { workers, again: true, ..Options::default() }).unwrap()
+}
+
+fn take(bench: &Bench, driver: &mut Driver<'_>, changes: &[Change]) -> Report {
+    driver.begin(delta(bench, changes).deltas);
+    driver.run_epoch().unwrap()
+}
+
+#[test]
+fn an_open_driver_asks_again_with_the_next_input() {
+    let bench = bench();
+    bench.models.fail_on(Some("Lately Drama"));
+    let mut driver = open(&bench, 1);
+    let failed: u64 = driver.run_epoch().unwrap().nodes.iter().map(|node| node.calls.errors).sum();
+    assert!(failed > 0);
+    let calls = bench.models.calls();
+    assert!(take(&bench, &mut driver, &[]).idle);
+    assert_eq!(bench.models.calls(), calls);
+    let report = take(&bench, &mut driver, &[event(1, 2, 4, 30, 1)]);
+    check(&bench, "state", Calls::Memo);
+    let failed: u64 = report.nodes.iter().map(|node| node.calls.errors).sum();
+    assert_eq!(readable(&bench, "state")["errors"].len() as u64, failed);
+    bench.models.fail_on(None);
+    take(&bench, &mut driver, &[event(1, 2, 4, 31, 1)]);
+    check(&bench, "state", Calls::Again);
+    assert!(!readable(&bench, "state").contains_key("errors"));
+}
+
+#[test]
+fn an_answer_that_is_asked_for_again_is_not_paid_for_again() {
+    let bench = bench();
+    let mut driver = open(&bench, 1);
+    driver.run_epoch().unwrap();
+    let before = readable(&bench, "state");
+    let there = [event(1, 2, 4, 30, 1), event(1, 5, 4, 31, 1), event(2, 7, 4, 30, 1)];
+    let back = there.clone().map(|change| Change { diff: -1, ..change });
+    assert!(take(&bench, &mut driver, &there).language_calls() > 0);
+    let after = readable(&bench, "state");
+    for _ in 0..2 {
+        assert_eq!(take(&bench, &mut driver, &back).language_calls(), 0);
+        assert_eq!(readable(&bench, "state"), before);
+        assert_eq!(take(&bench, &mut driver, &there).language_calls(), 0);
+        assert_eq!(readable(&bench, "state"), after);
+    }
+    check(&bench, "state", Calls::Again);
+}
+
 #[test]
 fn a_prompt_that_two_nodes_ask_is_one_call_and_planned_as_one() {
     let mut bench = bench();
@@ -272,6 +321,34 @@ proptest! {
             apply(&bench, "state", epoch, workers);
             asked.extend(check(&bench, "state", Calls::Again));
             prop_assert!(memo_keys(&bench, "state").is_subset(&asked));
+        }
+    }
+
+    #[test]
+    fn a_driver_that_stays_open_does_as_one_that_is_opened_anew(
+        epochs in epochs(),
+        workers in prop::sample::select(vec![1usize, 2, 4]),
+        reopen in prop::collection::vec(any::<bool>(), 3),
+    ) {
+        let bench = bench();
+        let mut driver = open(&bench, workers);
+        driver.run_epoch().unwrap();
+        let mut asked = check(&bench, "state", Calls::Memo);
+        begin(&bench, "anew");
+        for (epoch, reopen) in epochs.iter().zip(reopen) {
+            if reopen {
+                drop(driver);
+                driver = open(&bench, workers);
+            }
+            let calls = bench.models.calls();
+            let report = take(&bench, &mut driver, epoch);
+            prop_assert_eq!(report.language_calls(), bench.models.calls() - calls);
+            let anew = apply(&bench, "anew", epoch, 1);
+            prop_assert_eq!(anew.calls(), report.calls());
+            prop_assert!(bench.dump("state").unwrap() == bench.dump("anew").unwrap());
+            asked.extend(check(&bench, "state", Calls::Again));
+            prop_assert!(memo_keys(&bench, "state").is_subset(&asked));
+            prop_assert!(memo_keys(&bench, "state") == memo_keys(&bench, "anew"));
         }
     }
 

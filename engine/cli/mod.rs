@@ -20,6 +20,7 @@ mod schema;
 mod status;
 mod tree;
 mod verify;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Take in what is new and bring every table up to date.
     Run(run::RunArgs),
+    /// Run, then go on applying what is new in the sources until SIGINT or SIGTERM.
+    Watch(watch::WatchArgs),
     /// What serving would answer.
     Lookup(lookup::Args),
     /// Why: history, group, profile, prompt, candidates, scores, threshold, model versions.
@@ -222,6 +225,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Lookup(args) => lookup::run(&args),
         Command::Explain(args) => explain::run(&args),

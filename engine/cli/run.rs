@@ -101,17 +101,7 @@ impl RunArgs {
 /// What kept the epoch from being committed.
 pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<Report, RunError> {
     let state = State::open(&loaded.state_dir)?;
-    let mut driver = Driver::open(loaded.plan.clone(), state, options, bars)?;
-    driver.ingest()?;
-    if !driver.has_work() {
-        return Ok(driver.idle_report());
-    }
-    driver.settle()?;
-    let changes = driver.changes()?;
-    let mut report = driver.report(&changes);
-    let manifest = driver.commit(&changes)?;
-    report.epoch = manifest.epoch;
-    Ok(report)
+    Driver::open(loaded.plan.clone(), state, options, bars)?.run_epoch()
 }
 
 /// Runs one epoch and reports it.

@@ -26,17 +26,33 @@ fn cells(node: &NodeReport) -> [String; 6] {
     [node.node.clone(), node.keys.to_string(), count(node.changed, node.changed_basis), calls, memo, why]
 }
 
-/// The whole report for a person.
-pub fn text(report: &Report) -> String {
-    let mut out = String::new();
+/// Which epoch, and what came in.
+fn heading(report: &Report) -> String {
     let verb = if report.dry { "at epoch" } else { "committed epoch" };
-    let _ = write!(out, "{} {verb} {}", report.pipeline, report.epoch);
+    let mut out = format!("{} {verb} {}", report.pipeline, report.epoch);
     for input in &report.inputs {
         let _ = write!(out, ", {}: +{} −{} rows", input.source, input.rows, input.retractions);
         if input.rejected > 0 {
             let _ = write!(out, " ({} records did not parse)", input.rejected);
         }
     }
+    out
+}
+
+/// The report on one line: what came in, what changed where it is served, what it cost.
+pub fn line(report: &Report) -> String {
+    let mut out = heading(report);
+    for (name, at) in &report.sinks {
+        let node = &report.nodes[*at];
+        let _ = write!(out, "; {name}: {} keys", count(node.changed, node.changed_basis));
+    }
+    let _ = writeln!(out, "; {} calls, {:.3} s", report.language_calls(), report.seconds);
+    out
+}
+
+/// The whole report for a person.
+pub fn text(report: &Report) -> String {
+    let mut out = heading(report);
     out.push_str("\n\n");
     for (node, kind) in &report.spec_changes {
         let _ = writeln!(out, "spec: {node} ({kind})");

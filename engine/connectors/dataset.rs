@@ -18,7 +18,6 @@ use super::{
     cell::Cell,
     collect::Collector,
     decode::{Finish, Reading, TextFormat},
-    sql::Filter,
     text::{self, TextFile},
 };
 use crate::fetch;
@@ -245,7 +244,7 @@ impl DatasetParams {
             time: (self.table == DatasetTable::Interactions).then(|| "timestamp".to_string()),
             unit: TimeUnit::Seconds,
             event_id: None,
-            condition: self.condition.clone(),
+            filter: None,
             rename: Default::default(),
         }
     }
@@ -259,14 +258,12 @@ impl DatasetParams {
         let path = self.path.as_ref().map(|path| folder.join(path));
         let data = fetch::dataset(self.name.as_str(), path.as_deref())?;
         let layout = Layout::of(self.name, self.table);
-        let filter = table.condition.as_ref().map(|sql| Filter::parse(sql, &table.schema)).transpose()?;
         Ok(DatasetSource {
             name: name.to_string(),
             path: data.folder.join(layout.file),
             reading: layout.reading(&table.key[0]),
             layout,
             table,
-            filter,
         })
     }
 }
@@ -278,7 +275,6 @@ pub struct DatasetSource {
     layout: Layout,
     reading: Reading,
     table: SourceTable,
-    filter: Option<Filter>,
 }
 
 impl Source for DatasetSource {
@@ -292,7 +288,7 @@ impl Source for DatasetSource {
         if let Some(gone) = from.files.keys().find(|file| *file != name) {
             return Err(SourceError::Vanished { file: gone.clone() });
         }
-        let mut out = Collector::new(&self.name, self.filter.as_ref(), sink);
+        let mut out = Collector::new(&self.name, self.table.filter.as_deref(), sink);
         let file = TextFile { path: &self.path, name, format: self.layout.format, complete: true };
         let offset = text::read(file, &self.reading, from.files.get(name), &mut out)?;
         Ok(Offsets { files: [(name.to_string(), offset)].into() })

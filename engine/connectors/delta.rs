@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -33,7 +34,7 @@ pub struct DeltaFile {
     format: Format,
     reading: Reading,
     unit: TimeUnit,
-    filter: Option<Filter>,
+    filter: Option<Arc<Filter>>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,7 +62,7 @@ impl DeltaFile {
             format: format_of(path)?,
             reading: Reading::delta(table),
             unit: table.unit,
-            filter: table.condition.as_ref().map(|sql| Filter::parse(sql, &table.schema)).transpose()?,
+            filter: table.filter.clone(),
         })
     }
 
@@ -81,7 +82,7 @@ impl DeltaFile {
     /// If it cannot be read, its columns are not those of the source, it changed since it was
     /// opened, or the sink fails.
     pub fn read(&self, sink: &mut Sink<'_>) -> Result<(), SourceError> {
-        let mut out = Collector::new(&self.source, self.filter.as_ref(), sink);
+        let mut out = Collector::new(&self.source, self.filter.as_deref(), sink);
         let offset = match self.format {
             Format::Text(format) => {
                 let file = TextFile { path: &self.path, name: &self.name, format, complete: true };

@@ -25,9 +25,6 @@ impl ParamError {
 /// Why a source or a delta file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The `with` block is wrong.
-    #[error("{}", .0.iter().map(ParamError::to_string).collect::<Vec<_>>().join("; "))]
-    Params(Vec<ParamError>),
     /// The path or pattern finds nothing.
     #[error("no file is at `{pattern}`; a relative path starts at the pipeline's folder")]
     NoFile {
@@ -102,7 +99,7 @@ impl SourceError {
     /// that is wrong, 1 if the receiver failed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            SourceError::Params(_) | SourceError::Sql(_) => 78,
+            SourceError::Sql(_) => 78,
             SourceError::Sink(_) => 1,
             SourceError::Fetch(error) => error.exit_code(),
             SourceError::NoFile { .. }

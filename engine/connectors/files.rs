@@ -18,7 +18,6 @@ use super::{
     collect::Collector,
     columnar::{self, ColumnarFormat},
     decode::{Reading, TextFormat},
-    sql::Filter,
     text::{self, TextFile},
 };
 use crate::nearest::did_you_mean;
@@ -225,7 +224,7 @@ impl FilesParams {
             time: self.time.as_ref().map(|time| time.column.clone()),
             unit: self.time.as_ref().map_or(TimeUnit::Seconds, |time| time.unit),
             event_id: self.event_id.clone(),
-            condition: self.condition.clone(),
+            filter: None,
             rename: self.rename.clone(),
         })
     }
@@ -272,22 +271,15 @@ impl FilesParams {
         }
     }
 
-    pub(super) fn open(
-        &self,
-        name: &str,
-        folder: &Path,
-        table: SourceTable,
-    ) -> Result<FilesSource, SourceError> {
-        let filter = table.condition.as_ref().map(|sql| Filter::parse(sql, &table.schema)).transpose()?;
-        Ok(FilesSource {
+    pub(super) fn open(&self, name: &str, folder: &Path, table: SourceTable) -> FilesSource {
+        FilesSource {
             name: name.to_string(),
             folder: folder.to_path_buf(),
             pattern: self.path.clone(),
             reader: self.format.reader(),
             reading: Reading::source(&table),
             table,
-            filter,
-        })
+        }
     }
 }
 
@@ -299,7 +291,6 @@ pub struct FilesSource {
     reader: Reader,
     reading: Reading,
     table: SourceTable,
-    filter: Option<Filter>,
 }
 
 impl FilesSource {
@@ -341,7 +332,7 @@ impl Source for FilesSource {
         if let Some(gone) = from.files.keys().find(|file| !files.contains_key(*file)) {
             return Err(SourceError::Vanished { file: gone.clone() });
         }
-        let mut out = Collector::new(&self.name, self.filter.as_ref(), sink);
+        let mut out = Collector::new(&self.name, self.table.filter.as_deref(), sink);
         let mut offsets = Offsets::default();
         for (name, path) in &files {
             let before = from.files.get(name);

@@ -5,7 +5,7 @@
 //! crash in between reads it again. A record that does not parse becomes a [`DeadLetter`] with
 //! file, line and cause; only a file that cannot be read as a whole stops the run.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use coea_operators::{
     row::Row,
@@ -76,7 +76,7 @@ impl TimeUnit {
 }
 
 /// What the rows of a source are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct SourceTable {
     /// All columns in order, those of the key included.
     pub schema: Vec<Column>,
@@ -88,8 +88,8 @@ pub struct SourceTable {
     pub unit: TimeUnit,
     /// The column that tells two events of one time apart; never null.
     pub event_id: Option<String>,
-    /// The SQL condition a row must meet, in deltas too.
-    pub condition: Option<String>,
+    /// The condition a row must meet, in deltas too.
+    pub filter: Option<Arc<sql::Filter>>,
     /// Column names in the user's files → names here.
     pub rename: BTreeMap<String, String>,
 }
@@ -200,27 +200,32 @@ impl SourceConnector {
     /// # Errors
     /// All mistakes in the parameters, a condition that does not fit the columns among them.
     pub fn table(&self) -> Result<SourceTable, Vec<ParamError>> {
-        let table = match self {
-            SourceConnector::Dataset(params) => params.table(),
-            SourceConnector::Files(params) => params.table()?,
+        let (mut table, condition) = match self {
+            SourceConnector::Dataset(params) => (params.table(), &params.condition),
+            SourceConnector::Files(params) => (params.table()?, &params.condition),
         };
-        if let Some(condition) = &table.condition {
-            sql::Filter::parse(condition, &table.schema)
+        if let Some(condition) = condition {
+            let filter = sql::Filter::parse(condition, &table.schema)
                 .map_err(|error| vec![ParamError::new("where", error.to_string())])?;
+            table.filter = Some(Arc::new(filter));
         }
         Ok(table)
     }
 
-    /// Opens the source the pipeline calls `name`; relative paths start at `folder`. A data set is
-    /// fetched here if it is not at hand.
+    /// Opens the source the pipeline calls `name`, whose rows are as [`SourceConnector::table`] says;
+    /// relative paths start at `folder`. A data set is fetched here if it is not at hand.
     ///
     /// # Errors
-    /// [`SourceError::Params`] as [`SourceConnector::table`], or what keeps it from being fetched.
-    pub fn open(&self, name: &str, folder: &Path) -> Result<Box<dyn Source>, SourceError> {
-        let table = self.table().map_err(SourceError::Params)?;
+    /// What keeps it from being fetched.
+    pub fn open(
+        &self,
+        name: &str,
+        folder: &Path,
+        table: &SourceTable,
+    ) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
-            SourceConnector::Dataset(params) => Box::new(params.open(name, folder, table)?),
-            SourceConnector::Files(params) => Box::new(params.open(name, folder, table)?),
+            SourceConnector::Dataset(params) => Box::new(params.open(name, folder, table.clone())?),
+            SourceConnector::Files(params) => Box::new(params.open(name, folder, table.clone())),
         })
     }
 }

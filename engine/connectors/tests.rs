@@ -69,7 +69,13 @@ fn connector(with: serde_json::Value) -> SourceConnector {
 }
 
 fn open(folder: &Folder, with: serde_json::Value) -> Box<dyn Source> {
-    connector(with).open("events", folder.0.path()).unwrap()
+    let connector = connector(with);
+    connector.open("events", folder.0.path(), &connector.table().unwrap()).unwrap()
+}
+
+fn dataset(with: serde_json::Value, folder: &Path) -> Box<dyn Source> {
+    let connector = SourceConnector::parse("dataset", with).unwrap().unwrap();
+    connector.open("events", folder, &connector.table().unwrap()).unwrap()
 }
 
 fn read(source: &mut dyn Source, from: &Offsets) -> Result<(Batch, Offsets), SourceError> {
@@ -430,7 +436,7 @@ fn a_line_without_end_is_bounded() {
 fn movielens_100k_is_fetched_and_read() {
     let table = |table: &str| {
         let with = json!({ "name": "movielens-100k", "table": table });
-        SourceConnector::parse("dataset", with).unwrap().unwrap().open(table, Path::new(".")).unwrap()
+        dataset(with, Path::new("."))
     };
     let (events, offsets) = read(&mut *table("interactions"), &Offsets::default()).unwrap();
     assert_eq!((events.records.len(), events.dead.len()), (100_000, 0));
@@ -465,9 +471,7 @@ fn movielens_1m_is_read_from_its_folder() {
     folder.write("ml/users.dat", "1::F::1::10::48067\n2::M::56::16::70072\n3::M::25::99::1\n");
     let read_table = |table: &str| {
         let with = json!({ "name": "movielens-1m", "table": table, "path": "ml" });
-        let mut source =
-            SourceConnector::parse("dataset", with).unwrap().unwrap().open(table, folder.0.path()).unwrap();
-        read(&mut *source, &Offsets::default()).unwrap().0
+        read(&mut *dataset(with, folder.0.path()), &Offsets::default()).unwrap().0
     };
     assert_eq!(rows(&read_table("interactions")), [click(1, 1193, 5.0, 978_300_760)]);
     let items = rows(&read_table("items"));

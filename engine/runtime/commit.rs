@@ -12,12 +12,12 @@ use super::{
     driver::{Driver, memo_key_of, table_leaves},
     fold::Update,
     ingest::delta_key,
-    render::Channel,
+    render::{Channel, memo_row},
 };
 use crate::state::{
     manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
-    memo::MemoKey,
-    tables::consolidate,
+    memo::{Marks, MemoKey},
+    tables::{Tables, consolidate},
 };
 
 /// Epochs an answer is kept after its last use.
@@ -26,9 +26,9 @@ pub const RETENTION: u64 = 8;
 /// What an epoch did to one table.
 #[derive(Clone, Debug, Default)]
 pub struct TableChange {
-    /// Consolidated updates.
-    pub updates: Vec<Update>,
-    /// Keys whose rows differ.
+    /// How many keys have other rows.
+    pub changed: u64,
+    /// Those keys; only a plan names them.
     pub keys: BTreeSet<Row>,
     /// Live keys afterwards.
     pub live: u64,
@@ -53,13 +53,16 @@ impl Driver<'_> {
         let mut tables = BTreeMap::new();
         for leaf in table_leaves(&self.plan).collect::<Vec<_>>() {
             let name = self.plan.leaf_name(leaf);
-            let seen = self.updates.remove(&Channel::Rows(leaf)).unwrap_or_default();
+            let seen = self.epoch.updates.remove(&Channel::Rows(leaf)).unwrap_or_default();
             let updates = self.against_committed(&name, seen)?;
-            let moved = self.tables.apply(&name, updates.clone())?;
+            let changed = updates.chunk_by(|a, b| a.0.0 == b.0.0);
+            let named = changed.clone().take(if self.options.dry { usize::MAX } else { 0 });
+            let keys = named.map(|rows| rows[0].0.0.clone()).collect();
+            let changed = changed.count() as u64;
+            let moved = self.tables.apply(&name, updates)?;
             let before = self.manifest.nodes.get(&name).map_or(0, |node| node.keys);
-            let keys = updates.iter().map(|((key, _), _)| key.clone()).collect();
             let live = before + moved.added - moved.removed.min(before + moved.added);
-            tables.insert(leaf, TableChange { updates, keys, live, gone: moved.removed });
+            tables.insert(leaf, TableChange { changed, keys, live, gone: moved.removed });
         }
         let errors = self.errors()?;
         self.tables.apply("errors", errors.clone())?;
@@ -78,39 +81,47 @@ impl Driver<'_> {
     /// Differences of the error relation: rows of maps and folds as they come and go, and the
     /// calls that failed this time in place of those that failed before.
     fn errors(&mut self) -> Result<Vec<Update>, RunError> {
-        let committed = self.tables.rows("errors")?;
         let mut updates: Vec<Update> = Vec::new();
         for leaf in 0..self.plan.leaves.len() {
             let node = Value::text(&self.plan.leaves[leaf].node);
-            let seen = self.updates.remove(&Channel::Errors(leaf)).unwrap_or_default();
+            let seen = self.epoch.updates.remove(&Channel::Errors(leaf)).unwrap_or_default();
             let fold = matches!(self.plan.leaves[leaf].shape, Shape::Fold { .. });
             updates.extend(seen.into_iter().map(|((key, row), diff)| match fold {
                 true => ((key, row), diff),
                 false => ((Row::from([node.clone()]).concat(&key), row), diff),
             }));
         }
-        for ((leaf, key), cause) in &self.failed {
-            updates.push((failed_call(&self.plan.leaves[*leaf].node, key, cause), 1));
+        updates.extend(self.failed_calls().into_iter().map(|row| (row, 1)));
+        match self.rebuild {
+            true => updates.extend(self.tables.rows("errors")?.into_iter().map(|(row, count)| (row, -count))),
+            false => updates.extend(self.failures.iter().map(|row| (row.clone(), -1))),
         }
-        let call = |(key, _): &Keyed| key.len() == 3 && key[1] == failed_mark();
-        let replaced = committed.into_iter().filter(|(row, _)| self.rebuild || call(row));
-        updates.extend(replaced.map(|(row, count)| (row, -count)));
         Ok(consolidate(updates))
     }
 
-    /// Writes the epoch: one transaction, then the memo's retention.
+    /// The rows of the error relation for the calls that failed.
+    fn failed_calls(&self) -> Vec<Keyed> {
+        let failed = self.failed.iter();
+        failed.map(|((leaf, key), cause)| failed_call(&self.plan.leaves[*leaf].node, key, cause)).collect()
+    }
+
+    /// Writes the epoch in one transaction, brings the memo's retention after it, and begins the
+    /// next one; says which epoch it was.
     ///
     /// # Errors
     /// If a database refuses; then nothing of the epoch is written.
-    pub fn commit(mut self, changes: &EpochChanges) -> Result<Manifest, RunError> {
+    pub fn commit(&mut self, changes: &EpochChanges) -> Result<u64, RunError> {
         let epoch = self.manifest.epoch + 1;
         self.apply_letters()?;
         self.drop_vanished()?;
+        let released = self.released();
+        let marks = self.marks(epoch)?;
         let manifest = self.next_manifest(epoch, changes);
         let snapshot = self.state.snapshot()?;
         let (mut meta, mut deltas) = (snapshot.layered("meta"), snapshot.layered("deltas"));
         manifest.save(&mut meta);
-        for (source, digest) in &self.applied {
+        marks.save(&mut meta);
+        for (source, digest) in &self.epoch.applied {
             deltas.put(delta_key(source, digest), epoch.to_be_bytes().to_vec());
         }
         let mut all = vec![("meta", meta.take()), ("deltas", deltas.take()), ("tables", self.tables.take())];
@@ -120,15 +131,36 @@ impl Driver<'_> {
         if let Some(store) = &self.state.store {
             store.write(all)?;
         }
-        let (used, unused) = self.memo_moves()?;
-        self.state.memo.retain(epoch, &used, &unused, Some(RETENTION))?;
-        Ok(manifest)
+        self.release(released)?;
+        self.state.memo.retain(&marks, Some(RETENTION))?;
+        self.rest(manifest)?;
+        Ok(epoch)
+    }
+
+    /// Moves on to what is committed now.
+    fn rest(&mut self, manifest: Manifest) -> Result<(), RunError> {
+        self.manifest = manifest;
+        self.failures = self.failed_calls();
+        self.tables = Tables::new(self.state.snapshot()?.layered("tables"));
+        self.workers.rebase()?;
+        self.rebuild = false;
+        self.begin(Vec::new());
+        Ok(())
+    }
+
+    /// Applies the marks of the last commit, in case the process that made it was killed before.
+    pub(super) fn replay_marks(&self) -> Result<(), RunError> {
+        if self.options.dry {
+            return Ok(());
+        }
+        let marks = Marks::load(&self.state.snapshot()?.layered("meta"))?;
+        Ok(self.state.memo.retain(&marks, Some(RETENTION))?)
     }
 
     fn apply_letters(&mut self) -> Result<(), RunError> {
-        let unmatched = std::mem::take(&mut self.unmatched);
+        let unmatched = std::mem::take(&mut self.epoch.unmatched);
         self.tables.apply("unmatched_retractions", unmatched)?;
-        let letters = std::mem::take(&mut self.dead).into_iter().map(|letter| {
+        let letters = std::mem::take(&mut self.epoch.dead).into_iter().map(|letter| {
             let key = [Value::text(&letter.source), Value::text(&letter.file), Value::U64(letter.line)];
             let row = [Value::U64(letter.byte), Value::text(&letter.cause), Value::text(&letter.raw)];
             ((Row::from(key), Row::from(row)), 1)
@@ -176,29 +208,28 @@ impl Driver<'_> {
                 logic: source.logic.clone(),
                 ..SourceState::default()
             });
-            if let Some(offsets) = self.offsets.get(&source.name) {
+            if let Some(offsets) = self.epoch.offsets.get(&source.name) {
                 known.offsets = offsets.clone();
             }
-            known.rows += self.net.get(&id).copied().unwrap_or(0);
+            known.rows += self.epoch.net.get(&id).copied().unwrap_or(0);
         }
         manifest.artifacts =
             self.fitted.iter().map(|(leaf, fit)| (self.plan.leaf_name(*leaf), fit.clone())).collect();
-        for (leaf, report) in self.calls.iter().filter(|(_, report)| report.calls > 0) {
+        for (leaf, report) in self.epoch.calls.iter().filter(|(_, report)| report.calls > 0) {
             let node = self.plan.leaves[*leaf].node.clone();
             let known: &mut Throughput = manifest.throughput.entry(node).or_default();
             known.calls += report.calls;
             known.seconds += report.seconds;
         }
-        manifest.dead_letters += self.inputs.iter().map(|input| input.rejected).sum::<u64>();
+        manifest.dead_letters += self.epoch.inputs.iter().map(|input| input.rejected).sum::<u64>();
         manifest
     }
 
-    /// Answers that came into use and those that went out of it; one that another node still uses
-    /// stays in use.
-    fn memo_moves(&mut self) -> Result<(Vec<MemoKey>, Vec<MemoKey>), RunError> {
+    /// Answers whose use changed; one that another node still uses stays in use.
+    fn marks(&mut self, epoch: u64) -> Result<Marks, RunError> {
         let mut moved: BTreeSet<MemoKey> = BTreeSet::new();
         for leaf in self.plan.infers().collect::<Vec<_>>() {
-            let updates = self.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
+            let updates = self.epoch.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
             moved.extend(updates.iter().filter_map(|((memo, _), _)| memo_key_of(memo)));
         }
         if self.rebuild {
@@ -208,14 +239,47 @@ impl Driver<'_> {
                 }
             })?;
         }
-        let in_use = |key: &MemoKey| self.in_use.get(key).is_some_and(|uses| *uses > 0);
-        Ok(moved.into_iter().partition(in_use))
+        self.in_use.retain(|_, uses| *uses > 0);
+        Ok(self.state.memo.marks(epoch, moved, |key| self.in_use.contains_key(key))?)
+    }
+
+    /// Answers that an inference used and does not any more.
+    fn released(&self) -> Vec<(LeafId, MemoKey)> {
+        let mut released = Vec::new();
+        for leaf in self.plan.infers() {
+            let (Some(seen), Some(held)) =
+                (self.epoch.updates.get(&Channel::Used(leaf)), self.answered.get(&leaf))
+            else {
+                continue;
+            };
+            let given_up = consolidate(seen.clone()).into_iter().filter(|(_, count)| *count < 0);
+            let keys = given_up.filter_map(|((memo, _), _)| memo_key_of(&memo));
+            released.extend(keys.filter(|key| held.contains(key)).map(|key| (leaf, key)));
+        }
+        released
+    }
+
+    /// Takes answers out of the dataflow: the memo keeps them for a while, memory does not.
+    fn release(&mut self, released: Vec<(LeafId, MemoKey)>) -> Result<(), RunError> {
+        for (leaf, key) in released {
+            let answer = self.state.memo.answers(&[key])?.pop().flatten();
+            let held = self.answered.entry(leaf).or_default().remove(&key);
+            if let (Some(answer), true) = (answer, held) {
+                self.workers.rows(leaf, vec![((memo_row(&key), answer.row), -1)])?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// What tells a failed call from the row of a user: no user's id is null.
 fn failed_mark() -> Value {
     Value::Null
+}
+
+/// Whether a row of the error relation is that of a failed call.
+pub(super) fn is_failed_call((key, _): &Keyed) -> bool {
+    key.len() == 3 && key[1] == failed_mark()
 }
 
 /// A row of the error relation for a call that failed.

@@ -1,29 +1,31 @@
-//! The driver: takes one epoch from its inputs to the point where everything is answered.
+//! The driver: keeps a pipeline's dataflow, and takes epochs from their inputs to their commit.
 //!
 //! `run` and `plan` are the same code. A plan reads a snapshot, keeps its changes in memory, makes
 //! no call of a language model and drops everything at the end; so what it says is what a run does.
+//! A driver may stay open: an epoch after the first restores nothing and costs what it touches.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     sync::Arc,
-    time::Instant,
 };
 
 use coea_operators::{
-    row::{Row, Value},
-    shape::{Cost, LeafId, Shape},
+    row::{Keyed, Row, Value},
+    shape::{LeafId, Shape},
 };
 
 use super::{
     RunError,
     artifacts::Artifacts,
+    commit::is_failed_call,
+    epoch::{Epoch, InputReport},
     fold::{Update, unknown_pairs},
     render::Channel,
-    worker::{Ticked, Workers},
+    report::Report,
+    worker::{Ticked, Workers, add},
 };
 use crate::{
-    connectors::DeadLetter,
     plan::Plan,
     state::{
         State,
@@ -60,37 +62,9 @@ pub trait Listener: Sync {
     fn warn(&self, message: &str);
 }
 
-/// What one input of an epoch brought.
-#[derive(Clone, Debug, Default)]
-pub struct InputReport {
-    /// The source.
-    pub source: String,
-    /// Rows inserted.
-    pub rows: u64,
-    /// Rows retracted.
-    pub retractions: u64,
-    /// Records that did not parse.
-    pub rejected: u64,
-    /// The epoch that applied this delta file before.
-    pub already_applied: Option<u64>,
-}
-
-/// What a node's model calls came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallReport {
-    /// Calls made, or to be made.
-    pub calls: u64,
-    /// Answers found in the memo.
-    pub memo_hits: u64,
-    /// Calls that failed.
-    pub errors: u64,
-    /// Tokens.
-    pub cost: Cost,
-    /// Seconds spent.
-    pub seconds: f64,
-}
-
-/// An epoch under way.
+/// A pipeline on its state, with an epoch under way.
+///
+/// After an error it is to be dropped: what it holds is then neither the state before nor after.
 pub struct Driver<'a> {
     pub(super) plan: Arc<Plan>,
     pub(super) state: State,
@@ -113,26 +87,16 @@ pub struct Driver<'a> {
     pub(super) pending: BTreeMap<LeafId, BTreeMap<MemoKey, Row>>,
     /// Requests that failed, with the cause.
     pub(super) failed: BTreeMap<(LeafId, MemoKey), String>,
-    /// Updates since the epoch began, by channel.
-    pub(super) updates: BTreeMap<Channel, Vec<Update>>,
+    /// The committed error rows of failed calls.
+    pub(super) failures: Vec<Keyed>,
+    /// Answers that the dataflow holds, by inference.
+    pub(super) answered: BTreeMap<LeafId, HashSet<MemoKey>>,
     /// Answers in use, by the number of inferences that use them.
     pub(super) in_use: BTreeMap<MemoKey, i64>,
-    /// Rows of relations that fits read, from the beginning of the process.
+    /// Rows of relations that open fits read, from the beginning of the process.
     pub(super) relations: BTreeMap<LeafId, Vec<Update>>,
-    pub(super) unmatched: Vec<Update>,
-    pub(super) net: BTreeMap<u16, i64>,
-    pub(super) dead: Vec<DeadLetter>,
-    pub(super) inputs: Vec<InputReport>,
-    pub(super) calls: BTreeMap<LeafId, CallReport>,
-    /// Source → offsets, for those that were read.
-    pub(super) offsets: BTreeMap<String, serde_json::Value>,
-    /// Digests of delta files applied in this epoch: source, digest.
-    pub(super) applied: Vec<(String, String)>,
-    /// Language-model calls made so far.
-    pub(super) spent: u64,
-    pub(super) started: Instant,
-    /// Whether what the workers say belongs to the epoch, or only restores what was committed.
-    pub(super) recording: bool,
+    /// What is under way.
+    pub(super) epoch: Epoch,
 }
 
 /// The table of the rows of a relation source.
@@ -141,7 +105,7 @@ pub fn source_table(source: &str) -> String {
 }
 
 impl<'a> Driver<'a> {
-    /// Opens a plan on a state and restores what was committed.
+    /// Opens a plan on a state and restores what was committed; the first epoch is under way.
     ///
     /// # Errors
     /// If the state cannot be read, or was begun with other sources.
@@ -174,27 +138,44 @@ impl<'a> Driver<'a> {
             unfit: BTreeSet::new(),
             pending: BTreeMap::new(),
             failed: BTreeMap::new(),
-            updates: BTreeMap::new(),
+            failures: Vec::new(),
+            answered: BTreeMap::new(),
             in_use: BTreeMap::new(),
             relations: BTreeMap::new(),
-            unmatched: Vec::new(),
-            net: BTreeMap::new(),
-            dead: Vec::new(),
-            inputs: Vec::new(),
-            calls: BTreeMap::new(),
-            offsets: BTreeMap::new(),
-            applied: Vec::new(),
-            spent: 0,
-            started: Instant::now(),
-            recording: false,
+            epoch: Epoch::new(rebuild),
         };
         driver.restore()?;
         Ok(driver)
     }
 
+    /// Begins another epoch in the same process, with delta files (source and path) of its own.
+    pub fn begin(&mut self, deltas: Vec<(String, PathBuf)>) {
+        // What a rebuild restored is part of the epoch that commits it.
+        if !self.rebuild {
+            self.epoch = Epoch::new(true);
+        }
+        self.options.deltas = deltas;
+    }
+
+    /// Takes the epoch under way from its inputs to its commit; with nothing to do, there is none.
+    ///
+    /// # Errors
+    /// What kept the epoch from being committed; then nothing of it is, and the driver is spent.
+    pub fn run_epoch(&mut self) -> Result<Report, RunError> {
+        self.ingest()?;
+        if !self.has_work() {
+            return Ok(self.idle_report());
+        }
+        self.settle()?;
+        let changes = self.changes()?;
+        let mut report = self.report(&changes);
+        report.epoch = self.commit(&changes)?;
+        Ok(report)
+    }
+
     /// Feeds what is committed. Where the spec is as it was, that is no part of the epoch.
     fn restore(&mut self) -> Result<(), RunError> {
-        self.recording = self.rebuild;
+        self.replay_marks()?;
         self.restore_artifacts()?;
         for at in 0..self.plan.sources.len() {
             let source = &self.plan.sources[at];
@@ -207,7 +188,7 @@ impl<'a> Driver<'a> {
         self.restore_folds()?;
         if !self.rebuild {
             self.drain_known()?;
-            self.recording = true;
+            self.epoch.recording = true;
         }
         Ok(())
     }
@@ -240,6 +221,8 @@ impl<'a> Driver<'a> {
 
     fn restore_folds(&mut self) -> Result<(), RunError> {
         let errors = self.tables.rows("errors")?;
+        self.failures =
+            errors.iter().filter(|(row, _)| is_failed_call(row)).map(|(row, _)| row.clone()).collect();
         for leaf in self.plan.folds().collect::<Vec<_>>() {
             let name = self.plan.leaf_name(leaf);
             let known = self.manifest.nodes.get(&name).map(|node| node.lineage.clone());
@@ -249,7 +232,7 @@ impl<'a> Driver<'a> {
                 let unknown = unknown_pairs(node, &errors, width);
                 if self.rebuild {
                     let old = errors.iter().filter(|((key, _), _)| key[0].as_text() == Some(node));
-                    self.updates.entry(Channel::Errors(leaf)).or_default().extend(old.cloned());
+                    self.epoch.updates.entry(Channel::Errors(leaf)).or_default().extend(old.cloned());
                 }
                 self.workers.restore(leaf, self.tables.rows(&name)?, unknown)?;
             } else {
@@ -291,17 +274,20 @@ impl<'a> Driver<'a> {
         let version = (Row::empty(), Row::from([Value::text(&artifact.digest)]));
         self.workers.rows(leaf, vec![(version, 1)])?;
         self.fitted.insert(leaf, artifact);
+        let open = self.fit_inputs();
+        self.relations.retain(|leaf, _| open.contains(leaf));
         Ok(())
     }
 
     /// Completes a tick and takes in what it brought.
     pub(super) fn tick(&mut self) -> Result<(), RunError> {
         let Ticked { updates, unmatched, net } = self.workers.tick()?;
-        for (channel, rows) in updates {
-            match channel {
-                Channel::Pending(leaf) => self.note_pending(leaf, &rows),
+        let fit_inputs = self.fit_inputs();
+        for (channel, rows) in &updates {
+            match *channel {
+                Channel::Pending(leaf) => self.note_pending(leaf, rows),
                 Channel::Rows(leaf) => {
-                    if self.fit_inputs().contains(&leaf) {
+                    if fit_inputs.contains(&leaf) {
                         self.relations.entry(leaf).or_default().extend(rows.iter().cloned());
                     }
                 }
@@ -313,12 +299,13 @@ impl<'a> Driver<'a> {
                 }
                 Channel::Errors(_) => {}
             }
-            if self.recording && !matches!(channel, Channel::Pending(_)) {
-                self.updates.entry(channel).or_default().extend(rows);
-            }
         }
-        self.unmatched.extend(unmatched);
-        net.into_iter().for_each(|(source, n)| *self.net.entry(source).or_default() += n);
+        if self.epoch.recording {
+            let kept = updates.into_iter().filter(|(channel, _)| !matches!(channel, Channel::Pending(_)));
+            add(&mut self.epoch.updates, kept.collect());
+        }
+        self.epoch.unmatched.extend(unmatched);
+        net.into_iter().for_each(|(source, n)| *self.epoch.net.entry(source).or_default() += n);
         Ok(())
     }
 
@@ -350,12 +337,12 @@ impl<'a> Driver<'a> {
         self.manifest.epoch
     }
 
-    /// Whether there is anything for an epoch to do.
+    /// Whether there is anything for the epoch under way to do.
     pub fn has_work(&self) -> bool {
         self.rebuild
-            || self.inputs.iter().any(|input| input.rows + input.retractions + input.rejected > 0)
-            || self.pending.values().any(|pending| !pending.is_empty())
-            || self.offsets.iter().any(|(source, offsets)| {
+            || self.epoch.inputs.iter().any(InputReport::brought)
+            || self.plan.infers().any(|leaf| self.unanswered(leaf).next().is_some())
+            || self.epoch.offsets.iter().any(|(source, offsets)| {
                 self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
             })
     }

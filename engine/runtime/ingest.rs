@@ -9,7 +9,8 @@ use coea_operators::row::{Keyed, Row, Value};
 
 use super::{
     RunError,
-    driver::{Driver, InputReport, source_table},
+    driver::{Driver, source_table},
+    epoch::InputReport,
     fold::Update,
 };
 use crate::{
@@ -34,6 +35,10 @@ impl Driver<'_> {
         for (source, path) in deltas {
             self.read_delta(&source, path, &mut given)?;
         }
+        if self.epoch.inputs.iter().any(InputReport::brought) {
+            // An epoch tries again what failed in one before it.
+            self.failed.clear();
+        }
         Ok(())
     }
 
@@ -44,14 +49,14 @@ impl Driver<'_> {
         let known = self.manifest.sources.get(&source.name);
         let from: Offsets =
             known.and_then(|known| serde_json::from_value(known.offsets.clone()).ok()).unwrap_or_default();
-        let mut opened = source.connector.open(&source.name, &plan.folder).map_err(failed)?;
+        let mut opened = source.connector.open(&source.name, &plan.folder, &source.table).map_err(failed)?;
         let mut report = InputReport { source: source.name.clone(), ..InputReport::default() };
         let to =
             opened.read_new(&from, &mut |batch| Ok(self.take(at, batch, &mut report)?)).map_err(failed)?;
-        if report.rows + report.retractions + report.rejected > 0 {
-            self.inputs.push(report);
+        if report.brought() {
+            self.epoch.inputs.push(report);
         }
-        self.offsets.insert(source.name.clone(), serde_json::to_value(to).unwrap_or_default());
+        self.epoch.offsets.insert(source.name.clone(), serde_json::to_value(to).unwrap_or_default());
         Ok(())
     }
 
@@ -80,12 +85,12 @@ impl Driver<'_> {
             let hint = "give --again to apply it once more";
             self.listener.warn(&format!("{} was applied in epoch {epoch}; {hint}", path.display()));
             report.already_applied = Some(epoch);
-            self.inputs.push(report);
+            self.epoch.inputs.push(report);
             return Ok(());
         }
         file.read(&mut |batch| Ok(self.take(at, batch, &mut report)?)).map_err(failed)?;
-        self.applied.push((name.to_string(), digest));
-        self.inputs.push(report);
+        self.epoch.applied.push((name.to_string(), digest));
+        self.epoch.inputs.push(report);
         Ok(())
     }
 
@@ -97,7 +102,7 @@ impl Driver<'_> {
     /// Takes in a batch of a source.
     fn take(&mut self, at: usize, batch: Batch, report: &mut InputReport) -> Result<(), RunError> {
         report.rejected += batch.dead.len() as u64;
-        self.dead.extend(batch.dead);
+        self.epoch.dead.extend(batch.dead);
         let plan = self.plan.clone();
         let source = &plan.sources[at];
         let mut updates: Vec<Update> = Vec::with_capacity(batch.records.len());
@@ -126,9 +131,9 @@ impl Driver<'_> {
             let after = before + diff;
             let below = after.min(0) - before.min(0);
             if below != 0 {
-                self.unmatched.push((unmatched(self.ids[&source.name], &keyed), -below));
+                self.epoch.unmatched.push((unmatched(self.ids[&source.name], &keyed), -below));
             }
-            *self.net.entry(self.ids[&source.name]).or_default() += diff;
+            *self.epoch.net.entry(self.ids[&source.name]).or_default() += diff;
             self.tables.apply(&table, vec![(keyed.clone(), diff)])?;
             let present = after.max(0) - before.max(0);
             if present != 0 {

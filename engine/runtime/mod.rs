@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod commit;
 pub mod driver;
+pub mod epoch;
 pub mod fold;
 pub mod ingest;
 pub mod render;

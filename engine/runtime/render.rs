@@ -46,8 +46,8 @@ pub enum Channel {
     Used(LeafId),
 }
 
-/// Updates seen on a channel.
-pub type Captured = Rc<RefCell<Vec<(Channel, Keyed, i64)>>>;
+/// Updates seen, by channel.
+pub type Captured = Rc<RefCell<BTreeMap<Channel, Vec<Update>>>>;
 
 /// A rendered dataflow on one worker.
 pub struct Rendered {
@@ -146,7 +146,7 @@ impl<'s> Rendering<'_, 's> {
     fn capture(&self, channel: Channel, relation: Relation<'s>) {
         let captured = self.captured.clone();
         let seen = relation.inspect(move |(row, _, diff)| {
-            captured.borrow_mut().push((channel, row.clone(), *diff));
+            captured.borrow_mut().entry(channel).or_default().push((row.clone(), *diff));
         });
         seen.inner.probe_with(self.probe);
     }
@@ -266,9 +266,13 @@ impl<'s> Rendering<'_, 's> {
                                 Ok(changed) => {
                                     let rows = changed.rows.into_iter().map(|(row, diff)| (row, now, diff));
                                     output.session(held).give_iterator(rows);
-                                    let errors = changed.errors.into_iter();
-                                    let errors = errors.map(|(row, diff)| (Channel::Errors(leaf), row, diff));
-                                    captured.borrow_mut().extend(errors);
+                                    if !changed.errors.is_empty() {
+                                        let mut captured = captured.borrow_mut();
+                                        captured
+                                            .entry(Channel::Errors(leaf))
+                                            .or_default()
+                                            .extend(changed.errors);
+                                    }
                                 }
                                 Err(error) => failed.fail(error.to_string()),
                             }

@@ -10,7 +10,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     commit::EpochChanges,
-    driver::{CallReport, Driver},
+    driver::Driver,
+    epoch::{CallReport, InputReport},
 };
 
 /// How sure a number is.
@@ -80,7 +81,7 @@ pub struct Report {
     /// The epoch: that was committed; for a plan, that the state is at.
     pub epoch: u64,
     /// What came in.
-    pub inputs: Vec<super::driver::InputReport>,
+    pub inputs: Vec<InputReport>,
     /// Nodes whose logic differs from the last commit: node and kind of change.
     pub spec_changes: Vec<(String, &'static str)>,
     /// Every node.
@@ -102,7 +103,7 @@ impl Driver<'_> {
             let infers: Vec<LeafId> =
                 self.plan.infers().filter(|leaf| self.plan.leaves[*leaf].node == node.name).collect();
             let mut calls = CallReport::default();
-            for report in infers.iter().filter_map(|leaf| self.calls.get(leaf)) {
+            for report in infers.iter().filter_map(|leaf| self.epoch.calls.get(leaf)) {
                 calls.calls += report.calls;
                 calls.memo_hits += report.memo_hits;
                 calls.errors += report.errors;
@@ -114,7 +115,7 @@ impl Driver<'_> {
                 node: node.name.clone(),
                 op: node.op.clone(),
                 keys: change.live,
-                changed: change.keys.len() as u64,
+                changed: change.changed,
                 changed_keys: change.keys,
                 calls,
                 infers: !infers.is_empty(),
@@ -130,11 +131,11 @@ impl Driver<'_> {
             dry: self.options.dry,
             pipeline: self.plan.name.clone(),
             epoch: self.manifest.epoch,
-            inputs: self.inputs.clone(),
+            inputs: self.epoch.inputs.clone(),
             spec_changes: self.spec_changes(),
             nodes,
             sinks: self.plan.sinks.iter().map(|sink| (sink.name.clone(), sink.node)).collect(),
-            seconds: self.started.elapsed().as_secs_f64(),
+            seconds: self.epoch.began.elapsed().as_secs_f64(),
             idle: false,
         }
     }
@@ -158,11 +159,11 @@ impl Driver<'_> {
             dry: self.options.dry,
             pipeline: self.plan.name.clone(),
             epoch: self.manifest.epoch,
-            inputs: self.inputs.clone(),
+            inputs: self.epoch.inputs.clone(),
             spec_changes: Vec::new(),
             nodes: nodes.collect(),
             sinks: self.plan.sinks.iter().map(|sink| (sink.name.clone(), sink.node)).collect(),
-            seconds: self.started.elapsed().as_secs_f64(),
+            seconds: self.epoch.began.elapsed().as_secs_f64(),
             idle: true,
         }
     }
@@ -218,7 +219,7 @@ impl Driver<'_> {
     /// Keys that ask an inference for something, where its requests are known.
     fn requests(&self, leaf: LeafId) -> u64 {
         let Shape::Infer { requests, .. } = &self.plan.leaves[leaf].shape else { return 0 };
-        let seen = self.updates.get(&super::render::Channel::Rows(*requests));
+        let seen = self.epoch.updates.get(&super::render::Channel::Rows(*requests));
         seen.map_or(0, |rows| rows.iter().map(|(_, diff)| *diff).sum::<i64>().max(0) as u64)
     }
 
@@ -247,8 +248,7 @@ impl Driver<'_> {
 impl Report {
     /// Whether the epoch changes anything.
     pub fn changes_anything(&self) -> bool {
-        let input = |i: &super::driver::InputReport| i.rows + i.retractions + i.rejected > 0;
-        self.inputs.iter().any(input)
+        self.inputs.iter().any(InputReport::brought)
             || !self.spec_changes.is_empty()
             || self.nodes.iter().any(|n| n.changed > 0 || n.calls.calls > 0)
     }
@@ -308,7 +308,7 @@ fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-fn input_json(input: &super::driver::InputReport) -> Json {
+fn input_json(input: &InputReport) -> Json {
     let mut object = Map::new();
     object.insert("source".into(), json!(input.source));
     object.insert("rows".into(), json!(input.rows));

@@ -12,7 +12,8 @@ use coea_operators::{
 
 use super::{
     RunError,
-    driver::{CallReport, Driver, fit_logic},
+    driver::{Driver, fit_logic},
+    epoch::CallReport,
     fold::Update,
     render::memo_row,
 };
@@ -53,7 +54,7 @@ impl Driver<'_> {
         while self.feed_known()?.is_some() {
             self.tick()?;
         }
-        self.calls.clear();
+        self.epoch.calls.clear();
         Ok(())
     }
 
@@ -66,7 +67,7 @@ impl Driver<'_> {
     }
 
     /// Requests of an inference that are neither answered nor failed.
-    fn unanswered(&self, leaf: LeafId) -> impl Iterator<Item = (&MemoKey, &Row)> {
+    pub(super) fn unanswered(&self, leaf: LeafId) -> impl Iterator<Item = (&MemoKey, &Row)> {
         let pending = self.pending.get(&leaf).into_iter().flatten();
         pending.filter(move |(key, _)| !self.failed.contains_key(&(leaf, **key)))
     }
@@ -177,7 +178,7 @@ impl Driver<'_> {
             if known.is_empty() {
                 continue;
             }
-            self.calls.entry(leaf).or_default().memo_hits += known.len() as u64;
+            self.epoch.calls.entry(leaf).or_default().memo_hits += known.len() as u64;
             self.feed(leaf, known)?;
             return Ok(Some(leaf));
         }
@@ -185,6 +186,7 @@ impl Driver<'_> {
     }
 
     fn feed(&mut self, leaf: LeafId, answers: Vec<(MemoKey, Row)>) -> Result<(), RunError> {
+        self.answered.entry(leaf).or_default().extend(answers.iter().map(|(key, _)| *key));
         let rows = answers.into_iter().map(|(key, row)| ((memo_row(&key), row), 1)).collect();
         Ok(self.workers.rows(leaf, rows)?)
     }
@@ -220,9 +222,9 @@ impl Driver<'_> {
                 .map_err(failed)?;
             done += rows.len() as u64;
             if !kernel.cheap() {
-                self.spent += rows.len() as u64;
+                self.epoch.spent += rows.len() as u64;
             }
-            let report = self.calls.entry(leaf).or_default();
+            let report = self.epoch.calls.entry(leaf).or_default();
             report.calls += rows.len() as u64;
             report.cost += answers.cost;
             report.seconds += began.elapsed().as_secs_f64();
@@ -250,7 +252,7 @@ impl Driver<'_> {
     /// How many of `wanted` calls the budget allows; small local models are not on it.
     fn allowance(&self, cheap: bool, wanted: usize) -> usize {
         match self.options.max_calls {
-            Some(most) if !cheap => wanted.min(most.saturating_sub(self.spent) as usize),
+            Some(most) if !cheap => wanted.min(most.saturating_sub(self.epoch.spent) as usize),
             _ => wanted,
         }
     }
@@ -273,7 +275,7 @@ impl Driver<'_> {
                 }
             }
             if hits > 0 {
-                self.calls.entry(leaf).or_default().memo_hits += hits;
+                self.epoch.calls.entry(leaf).or_default().memo_hits += hits;
             }
             if requests.is_empty() {
                 continue;
@@ -288,7 +290,7 @@ impl Driver<'_> {
                 seconds: each * requests.len() as f64,
                 ..CallReport::default()
             };
-            let report = self.calls.entry(leaf).or_default();
+            let report = self.epoch.calls.entry(leaf).or_default();
             report.calls += open.calls;
             report.cost += open.cost;
             report.seconds += open.seconds;

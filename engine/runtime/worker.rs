@@ -59,6 +59,16 @@ pub struct Ticked {
     pub net: BTreeMap<u16, i64>,
 }
 
+/// Adds updates to others by channel; the first of a channel are moved, not copied.
+pub(super) fn add(all: &mut BTreeMap<Channel, Vec<Update>>, more: BTreeMap<Channel, Vec<Update>>) {
+    for (channel, updates) in more {
+        match all.get_mut(&channel) {
+            Some(known) => known.extend(updates),
+            None => _ = all.insert(channel, updates),
+        }
+    }
+}
+
 /// The driver's side of the workers.
 pub struct Workers {
     commands: Vec<SyncSender<Command>>,
@@ -146,6 +156,9 @@ impl Workers {
     }
 
     fn deal(&self, updates: Vec<Update>) -> Vec<Vec<Update>> {
+        if self.commands.len() == 1 {
+            return vec![updates];
+        }
         let mut dealt: Vec<Vec<Update>> = vec![Vec::new(); self.commands.len()];
         for update in updates {
             dealt[self.worker_of(&update.0.0)].push(update);
@@ -216,9 +229,7 @@ impl Workers {
         let mut all = Ticked::default();
         for reply in self.replies()? {
             let Reply::Stepped(ticked) = reply else { continue };
-            for (channel, updates) in ticked.updates {
-                all.updates.entry(channel).or_default().extend(updates);
-            }
+            add(&mut all.updates, ticked.updates);
             all.unmatched.extend(ticked.unmatched);
             ticked.net.into_iter().for_each(|(source, n)| *all.net.entry(source).or_default() += n);
         }
@@ -322,12 +333,10 @@ fn step(worker: &mut Worker, rendered: &mut Rendered, folds: &Rc<RefCell<Folds>>
         input.flush();
     }
     worker.step_while(|| rendered.probe.less_than(&tick));
-    let mut ticked = Ticked::default();
-    for (channel, row, diff) in rendered.captured.borrow_mut().drain(..) {
-        ticked.updates.entry(channel).or_default().push((row, diff));
-    }
     let mut folds = folds.borrow_mut();
-    ticked.unmatched = std::mem::take(&mut folds.unmatched);
-    ticked.net = std::mem::take(&mut folds.net);
-    ticked
+    Ticked {
+        updates: std::mem::take(&mut rendered.captured.borrow_mut()),
+        unmatched: std::mem::take(&mut folds.unmatched),
+        net: std::mem::take(&mut folds.net),
+    }
 }

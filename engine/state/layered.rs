@@ -6,22 +6,20 @@
 
 use std::{collections::BTreeMap, ops::Bound, rc::Rc};
 
-use heed::{RoTxn, WithoutTls};
-
-use super::{Bytes, StateError};
+use super::{Bytes, Reader, StateError};
 
 /// Changed entries: `None` is a deletion.
 pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// A database with uncommitted changes over it.
 pub struct Layered {
-    committed: Option<(Bytes, Rc<RoTxn<'static, WithoutTls>>)>,
+    committed: Option<(Bytes, Rc<Reader>)>,
     changes: Changes,
 }
 
 impl Layered {
     /// Lays no changes over a committed database, or over nothing.
-    pub fn new(committed: Option<(Bytes, Rc<RoTxn<'static, WithoutTls>>)>) -> Self {
+    pub(super) fn new(committed: Option<(Bytes, Rc<Reader>)>) -> Self {
         Layered { committed, changes: Changes::new() }
     }
 
@@ -33,8 +31,8 @@ impl Layered {
         if let Some(change) = self.changes.get(key) {
             return Ok(change.clone());
         }
-        let Some((db, txn)) = &self.committed else { return Ok(None) };
-        Ok(db.get(txn, key)?.map(<[u8]>::to_vec))
+        let Some((db, reader)) = &self.committed else { return Ok(None) };
+        Ok(db.get(&reader.txn, key)?.map(<[u8]>::to_vec))
     }
 
     /// Sets the entry of a key.
@@ -52,49 +50,61 @@ impl Layered {
         std::mem::take(&mut self.changes)
     }
 
-    /// The greatest entry that starts with `prefix` and whose key is at most `key`.
+    /// The entry of a key, to be changed in place.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn floor(&self, prefix: &[u8], key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StateError> {
-        let mut bound = Bound::Included(key.to_vec());
+    pub fn edit(&mut self, key: &[u8]) -> Result<Option<&mut Vec<u8>>, StateError> {
+        if !self.changes.contains_key(key) {
+            let Some((db, reader)) = &self.committed else { return Ok(None) };
+            let Some(value) = db.get(&reader.txn, key)? else { return Ok(None) };
+            self.changes.insert(key.to_vec(), Some(value.to_vec()));
+        }
+        Ok(self.changes.get_mut(key).and_then(Option::as_mut))
+    }
+
+    /// The greatest key that starts with `prefix` and is within `bound`, which starts with it too.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn last(&self, prefix: &[u8], bound: Bound<&[u8]>) -> Result<Option<Vec<u8>>, StateError> {
+        let mut bound = bound.map(<[u8]>::to_vec);
         loop {
-            let changed = self.changed_floor(prefix, &bound);
-            let committed = self.committed_floor(prefix, &bound)?;
-            match (changed, committed) {
-                (None, committed) => return Ok(committed),
-                (Some((changed_key, change)), committed) => {
-                    if let Some((key, value)) = committed
-                        && key > *changed_key
-                    {
-                        return Ok(Some((key, value)));
-                    }
-                    match change {
-                        Some(value) => return Ok(Some((changed_key.clone(), value.clone()))),
-                        None => bound = Bound::Excluded(changed_key.clone()),
-                    }
-                }
+            let range = (Bound::Unbounded, bound.as_ref());
+            let changed = self.changes.range::<Vec<u8>, _>(range).next_back();
+            let changed = changed.filter(|(key, _)| key.starts_with(prefix));
+            let committed = self.last_committed(prefix, &bound)?;
+            match changed {
+                Some((key, change)) if committed.as_ref().is_none_or(|other| other <= key) => match change {
+                    Some(_) => return Ok(Some(key.clone())),
+                    None => bound = Bound::Excluded(key.clone()),
+                },
+                _ => return Ok(committed),
             }
         }
     }
 
-    fn changed_floor(&self, prefix: &[u8], bound: &Bound<Vec<u8>>) -> Option<(&Vec<u8>, &Option<Vec<u8>>)> {
-        let range = (Bound::Unbounded, bound.as_ref());
-        self.changes.range::<Vec<u8>, _>(range).next_back().filter(|(key, _)| key.starts_with(prefix))
+    fn last_committed(&self, prefix: &[u8], bound: &Bound<Vec<u8>>) -> Result<Option<Vec<u8>>, StateError> {
+        let Some((db, reader)) = &self.committed else { return Ok(None) };
+        let found = match bound {
+            Bound::Included(key) => db.get_lower_than_or_equal_to(&reader.txn, key)?,
+            Bound::Excluded(key) => db.get_lower_than(&reader.txn, key)?,
+            Bound::Unbounded => db.last(&reader.txn)?,
+        };
+        Ok(found.filter(|(key, _)| key.starts_with(prefix)).map(|(key, _)| key.to_vec()))
     }
 
-    fn committed_floor(
-        &self,
-        prefix: &[u8],
-        bound: &Bound<Vec<u8>>,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StateError> {
-        let Some((db, txn)) = &self.committed else { return Ok(None) };
-        let found = match bound {
-            Bound::Included(key) => db.get_lower_than_or_equal_to(txn, key)?,
-            Bound::Excluded(key) => db.get_lower_than(txn, key)?,
-            Bound::Unbounded => db.last(txn)?,
-        };
-        Ok(found.filter(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.to_vec(), v.to_vec())))
+    /// The smallest key that starts with `prefix` and is at least `key`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn ceiling(&self, prefix: &[u8], key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let mut found = None;
+        self.scan_from(prefix, key, &mut |key, _| {
+            found = Some(key.to_vec());
+            Ok(false)
+        })?;
+        Ok(found)
     }
 
     /// Visits entries that start with `prefix` in order of their keys, until `visit` answers `false`.
@@ -106,15 +116,24 @@ impl Layered {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
     ) -> Result<(), StateError> {
+        self.scan_from(prefix, prefix, visit)
+    }
+
+    fn scan_from(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
+    ) -> Result<(), StateError> {
         let mut changed = self
             .changes
-            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .peekable();
-        if let Some((db, txn)) = &self.committed {
+        if let Some((db, reader)) = &self.committed {
             // LMDB refuses to seek an empty key.
-            let start = if prefix.is_empty() { Bound::Unbounded } else { Bound::Included(prefix) };
-            for entry in db.range(txn, &(start, Bound::Unbounded))? {
+            let start = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+            for entry in db.range(&reader.txn, &(start, Bound::Unbounded))? {
                 let (key, value) = entry?;
                 if !key.starts_with(prefix) {
                     break;
@@ -185,10 +204,19 @@ mod tests {
             let expected: Vec<_> = model.clone().into_iter().filter(|(k, _)| k.starts_with(&prefix)).collect();
             prop_assert_eq!(&seen, &expected);
             prop_assert_eq!(layered.get(&probe).unwrap(), model.get(&probe).cloned());
-            let floor = expected.into_iter().rfind(|(k, _)| *k <= probe);
             if probe.starts_with(&prefix) {
-                prop_assert_eq!(layered.floor(&prefix, &probe).unwrap(), floor);
+                let keys: Vec<&Vec<u8>> = expected.iter().map(|(key, _)| key).collect();
+                let last = |bound| layered.last(&prefix, bound).unwrap();
+                prop_assert_eq!(last(Bound::Included(&probe)), keys.iter().rfind(|k| ***k <= probe).copied().cloned());
+                prop_assert_eq!(last(Bound::Excluded(&probe)), keys.iter().rfind(|k| ***k < probe).copied().cloned());
+                let ceiling = keys.iter().find(|k| ***k >= probe).copied().cloned();
+                prop_assert_eq!(layered.ceiling(&prefix, &probe).unwrap(), ceiling);
             }
+            if let Some(value) = layered.edit(&probe).unwrap() {
+                value.push(9);
+                model.get_mut(&probe).unwrap().push(9);
+            }
+            prop_assert_eq!(layered.get(&probe).unwrap(), model.get(&probe).cloned());
         }
     }
 }

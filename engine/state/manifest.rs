@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{StateError, layered::Layered};
 
 /// The format this engine writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const KEY: &[u8] = b"manifest";
 

@@ -1,14 +1,20 @@
 //! Results that were paid for: model answers by content, and finished fits.
 //!
 //! An answer is durable before the epoch that asked for it, so a crash never pays twice. It stays
-//! while some key asks for it, and for some epochs after; then it is forgotten.
+//! while some key asks for it, and for some epochs after; then it is forgotten. Which answers came
+//! into use and which went out of it is part of the epoch's transaction ([`Marks`]) and applied
+//! here after it; a process that finds marks unapplied, because the one before was killed in
+//! between, applies them first.
 
 use std::{path::Path, sync::Arc};
 
 use coea_operators::row::Row;
 use serde::{Deserialize, Serialize};
 
-use super::{StateError, Store, layered::Changes};
+use super::{
+    StateError, Store,
+    layered::{Changes, Layered},
+};
 
 /// A memo key: the content address of a request.
 pub type MemoKey = [u8; 32];
@@ -27,6 +33,35 @@ pub struct Answer {
     pub row: Row,
     /// The epoch in which it was last given up; absent while it is asked for.
     pub unused_since: Option<u64>,
+}
+
+/// What an epoch changed in the use of answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// The epoch.
+    pub epoch: u64,
+    /// Answers that are in use again.
+    pub used: Vec<MemoKey>,
+    /// Answers that nobody asks for any more.
+    pub unused: Vec<MemoKey>,
+}
+
+const MARKS: &[u8] = b"memo";
+
+impl Marks {
+    /// The marks of the last commit.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn load(meta: &Layered) -> Result<Self, StateError> {
+        let bytes = meta.get(MARKS)?;
+        Ok(bytes.map(|bytes| postcard::from_bytes(&bytes).map_err(corrupt)).transpose()?.unwrap_or_default())
+    }
+
+    /// Puts the marks among the changes of `meta`.
+    pub fn save(&self, meta: &mut Layered) {
+        meta.put(MARKS.to_vec(), postcard::to_allocvec(self).unwrap_or_default());
+    }
 }
 
 /// Remembered results; without a store, they are remembered nowhere.
@@ -83,23 +118,44 @@ impl Memo {
         self.write(vec![(ANSWERS, answers.iter().map(entry).collect())])
     }
 
-    /// Notes at a commit which answers came into use and which went out of it, and forgets those
-    /// that have been out of use for `keep` epochs.
+    /// What an epoch changes in the use of `keys`, of which some are in use after it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn marks(
+        &self,
+        epoch: u64,
+        keys: impl IntoIterator<Item = MemoKey>,
+        in_use: impl Fn(&MemoKey) -> bool,
+    ) -> Result<Marks, StateError> {
+        let mut marks = Marks { epoch, ..Marks::default() };
+        let Some(store) = &self.0 else { return Ok(marks) };
+        let answers = store.snapshot()?.layered(ANSWERS);
+        for key in keys {
+            let Some(bytes) = answers.get(&key)? else { continue };
+            let answer: Answer = postcard::from_bytes(&bytes).map_err(corrupt)?;
+            match (in_use(&key), answer.unused_since.is_some()) {
+                (true, true) => marks.used.push(key),
+                (false, false) => marks.unused.push(key),
+                _ => {}
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Applies the marks of a commit, and forgets answers that have been out of use for `keep`
+    /// epochs. Doing it again changes nothing.
     ///
     /// # Errors
     /// If the database refuses.
-    pub fn retain(
-        &self,
-        epoch: u64,
-        used: &[MemoKey],
-        unused: &[MemoKey],
-        keep: Option<u64>,
-    ) -> Result<(), StateError> {
+    pub fn retain(&self, marked: &Marks, keep: Option<u64>) -> Result<(), StateError> {
         let Some(store) = &self.0 else { return Ok(()) };
         let snapshot = store.snapshot()?;
+        let epoch = marked.epoch;
         let (mut answers, mut marks) = (snapshot.layered(ANSWERS), snapshot.layered(UNUSED));
         let mark = |epoch: u64, key: &[u8]| [&epoch.to_be_bytes()[..], key].concat();
-        let changed = used.iter().map(|key| (key, None)).chain(unused.iter().map(|key| (key, Some(epoch))));
+        let unused = marked.unused.iter().map(|key| (key, Some(epoch)));
+        let changed = marked.used.iter().map(|key| (key, None)).chain(unused);
         for (key, since) in changed {
             let Some(bytes) = answers.get(key)? else { continue };
             let mut answer: Answer = postcard::from_bytes(&bytes).map_err(corrupt)?;
@@ -130,7 +186,11 @@ impl Memo {
             marks.delete(entry);
             answers.delete(key);
         }
-        self.write(vec![(ANSWERS, answers.take()), (UNUSED, marks.take())])
+        let (answers, marks) = (answers.take(), marks.take());
+        if answers.is_empty() && marks.is_empty() {
+            return Ok(());
+        }
+        self.write(vec![(ANSWERS, answers), (UNUSED, marks)])
     }
 
     /// Visits every remembered answer in order of its key.
@@ -209,13 +269,20 @@ mod tests {
         let memo = Memo::open(dir.path()).unwrap();
         let (a, b) = ([1; 32], [2; 32]);
         memo.remember("novel", &[(a, Row::from([Value::U64(1)])), (b, Row::empty())]).unwrap();
-        memo.retain(1, &[], &[a], Some(2)).unwrap();
-        memo.retain(2, &[], &[], Some(2)).unwrap();
+        let epoch = |epoch: u64, used: &[MemoKey], unused: &[MemoKey]| {
+            let keys = used.iter().chain(unused).copied();
+            let marks = memo.marks(epoch, keys, |key| used.contains(key)).unwrap();
+            memo.retain(&marks, Some(2)).unwrap();
+            memo.retain(&marks, Some(2)).unwrap();
+            (marks.used.len(), marks.unused.len())
+        };
+        assert_eq!(epoch(1, &[b], &[a]), (0, 1));
+        assert_eq!(epoch(2, &[], &[]), (0, 0));
         assert!(memo.answers(&[a]).unwrap()[0].is_some());
-        memo.retain(2, &[a], &[], Some(2)).unwrap();
-        memo.retain(9, &[], &[b], Some(2)).unwrap();
+        assert_eq!(epoch(2, &[a], &[]), (1, 0));
+        assert_eq!(epoch(9, &[], &[b]), (0, 1));
         assert!(memo.answers(&[a, b]).unwrap().iter().all(Option::is_some));
-        memo.retain(11, &[], &[], Some(2)).unwrap();
+        epoch(11, &[], &[]);
         assert_eq!(memo.answers(&[a, b]).unwrap().map_present(), [true, false]);
     }
 

@@ -4,6 +4,7 @@
 //! while a run writes. What an epoch changes is one transaction of `state.lmdb`; results that were
 //! paid for (model answers, finished fits) are in `memo.lmdb`, durable before the epoch is.
 
+pub mod block;
 pub mod history;
 pub mod layered;
 pub mod manifest;
@@ -15,7 +16,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use heed::{Env, EnvOpenOptions, RoTxn, WithoutTls, types};
@@ -66,6 +67,9 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StateError + '_ {
     move |error| StateError::File { path: path.to_path_buf(), error }
 }
 
+/// The stores that this process has open.
+static OPEN: Mutex<BTreeMap<PathBuf, Weak<Store>>> = Mutex::new(BTreeMap::new());
+
 /// An LMDB environment with named databases of bytes.
 pub struct Store {
     env: Env<WithoutTls>,
@@ -81,8 +85,25 @@ impl Store {
         Self::open_at(&dir.join("state.lmdb"), &DATABASES)
     }
 
+    /// The database at a path. LMDB allows one handle in a process, so those who ask while it is
+    /// open share it.
     fn open_at(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
         std::fs::create_dir_all(path).map_err(at(path))?;
+        let path = path.canonicalize().map_err(at(path))?;
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
+            return Ok(store);
+        }
+        if let Some(closing) = heed::env_closing_event(&path) {
+            closing.wait();
+        }
+        let store = Self::open_new(&path, names)?;
+        open.retain(|_, store| store.strong_count() > 0);
+        open.insert(path, Arc::downgrade(&store));
+        Ok(store)
+    }
+
+    fn open_new(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE).max_dbs(names.len() as u32).max_readers(1024);
         // SAFETY: the files are only written through LMDB, whose own lock file guards them.
@@ -125,7 +146,7 @@ impl Store {
     /// If the database cannot be read.
     pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot, StateError> {
         let txn = self.env.clone().static_read_txn()?;
-        Ok(Snapshot { store: Some((self.clone(), Rc::new(txn))) })
+        Ok(Snapshot { reader: Some(Rc::new(Reader { txn, store: self.clone() })) })
     }
 
     /// Writes changes of several databases in one transaction.
@@ -157,21 +178,27 @@ impl Store {
     }
 }
 
+/// A read transaction, and the store it must not outlive.
+struct Reader {
+    txn: RoTxn<'static, WithoutTls>,
+    store: Arc<Store>,
+}
+
 /// A consistent view of the state's database, or of none.
 #[derive(Clone)]
 pub struct Snapshot {
-    store: Option<(Arc<Store>, Rc<RoTxn<'static, WithoutTls>>)>,
+    reader: Option<Rc<Reader>>,
 }
 
 impl Snapshot {
     /// The view of a state that does not exist yet.
     pub fn empty() -> Self {
-        Snapshot { store: None }
+        Snapshot { reader: None }
     }
 
     /// One database with room for changes over it.
     pub fn layered(&self, name: &str) -> Layered {
-        Layered::new(self.store.as_ref().map(|(store, txn)| (store.databases[name], txn.clone())))
+        Layered::new(self.reader.as_ref().map(|reader| (reader.store.databases[name], reader.clone())))
     }
 }
 

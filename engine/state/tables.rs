@@ -76,15 +76,18 @@ impl Tables {
     pub fn apply(&mut self, table: &str, mut changes: Vec<(Keyed, i64)>) -> Result<Moved, StateError> {
         changes.sort_unstable();
         let mut moved = Moved::default();
-        for group in changes.chunk_by(|a, b| a.0.0 == b.0.0) {
-            let key = &group[0].0.0;
-            let before = self.get(table, key)?;
-            let mut rows = before.clone();
-            rows.extend(group.iter().map(|((_, row), diff)| (row.clone(), *diff)));
+        let mut changes = changes.into_iter().peekable();
+        while let Some(((key, row), diff)) = changes.next() {
+            let mut rows = self.get(table, &key)?;
+            let fresh = rows.is_empty();
+            rows.push((row, diff));
+            while let Some(((_, row), diff)) = changes.next_if(|((other, _), _)| *other == key) {
+                rows.push((row, diff));
+            }
             let rows = consolidate(rows);
-            moved.added += u64::from(before.is_empty() && !rows.is_empty());
-            moved.removed += u64::from(!before.is_empty() && rows.is_empty());
-            self.put(table, key, rows);
+            moved.added += u64::from(fresh && !rows.is_empty());
+            moved.removed += u64::from(!fresh && rows.is_empty());
+            self.put(table, &key, rows);
         }
         Ok(moved)
     }
@@ -162,15 +165,15 @@ impl Tables {
 /// Sums the counts of equal rows and drops those that cancel.
 pub fn consolidate<T: Ord>(mut rows: Vec<(T, i64)>) -> Vec<(T, i64)> {
     rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let mut out: Vec<(T, i64)> = Vec::with_capacity(rows.len());
-    for (row, count) in rows {
-        match out.last_mut() {
-            Some((last, total)) if *last == row => *total += count,
-            _ => out.push((row, count)),
+    rows.dedup_by(|row, kept| {
+        let same = row.0 == kept.0;
+        if same {
+            kept.1 += row.1;
         }
-    }
-    out.retain(|(_, count)| *count != 0);
-    out
+        same
+    });
+    rows.retain(|(_, count)| *count != 0);
+    rows
 }
 
 #[cfg(test)]
