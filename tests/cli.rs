@@ -195,6 +195,62 @@ fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
 }
 
 #[test]
+fn a_name_that_would_lead_out_of_the_folder_of_states_is_refused() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let written = "name: example-click-filter";
+    assert!(text.contains(written));
+    for name in ["../up", "..", "a/b", "'a\\b'", "''", "a b", &"x".repeat(61)] {
+        place.write("bad.yaml", &text.replacen(written, &format!("name: {name}"), 1));
+        place.fails(
+            "run",
+            "bad.yaml",
+            &[],
+            78,
+            &["bad.yaml:3:7: error", "is no name for a pipeline", "use letters"],
+        );
+    }
+    assert!(!place.path("state").exists());
+}
+
+#[test]
+fn a_refit_of_nothing_is_refused_and_a_refit_of_something_is_not() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let refit = |op: &str| text.replacen(op, &format!("{op}, refit: {{ when: once }}"), 1);
+    place.write("bad.yaml", &refit("op: click_filter"));
+    place.fails(
+        "check",
+        "bad.yaml",
+        &[],
+        78,
+        &["bad.yaml:", "click_filter fits nothing", "remove `refit`", "^^^^"],
+    );
+    place.write("good.yaml", &refit("op: category_map"));
+    place.ok("check", "good.yaml", &[]);
+}
+
+#[test]
+fn models_come_from_another_state_that_has_some() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let state = place.path("state").display().to_string();
+    let same = place.path("data/../state").display().to_string();
+    let none = place.path("data").display().to_string();
+    for command in ["run", "plan"] {
+        place.fails(command, FILTER, &["--models-from", &state], 64, &["is the state of this run"]);
+        place.fails(command, FILTER, &["--models-from", &same], 64, &["is the state of this run"]);
+        place.fails(command, FILTER, &["--models-from", &none], 66, &["nothing was ever run in it"]);
+        place.fails(command, FILTER, &["--models-from", "nowhere"], 66, &["nothing was ever run in it"]);
+    }
+    let expected = place.dump(FILTER, &TABLES);
+    fs::rename(place.path("state"), place.path("other")).unwrap();
+    let other = place.path("other").display().to_string();
+    place.ok("run", FILTER, &["--models-from", &other]);
+    assert_eq!(place.dump(FILTER, &TABLES), expected);
+}
+
+#[test]
 fn what_cannot_be_read_or_used_has_its_exit_code() {
     let place = Place::new();
     place.fails("run", "missing.yaml", &[], 66, &["missing.yaml"]);
