@@ -17,7 +17,7 @@ use coea_engine::{
         driver::Options,
         report::{Basis, Report},
     },
-    state::tables::Tables,
+    state::{manifest::Manifest, tables::Tables},
     testing::Bench,
     verify,
 };
@@ -242,6 +242,38 @@ fn failed_calls_are_rows_until_they_are_answered() {
     assert_eq!(dry.language_calls(), failed);
     check(&bench, "state", Calls::Again);
     assert!(!readable(&bench, "state").contains_key("errors"));
+}
+
+/// The rows that the state says a source holds.
+fn rows_of(bench: &Bench, state: &str, source: &str) -> i64 {
+    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
+    Manifest::load(&snapshot.layered("meta")).unwrap().sources[source].rows
+}
+
+#[test]
+fn a_click_that_alters_nothing_read_from_it_costs_no_call() {
+    let bench = bench();
+    begin(&bench, "state");
+    let (before, rows) = (readable(&bench, "state"), rows_of(&bench, "state", "events"));
+    let click = |time| [event(1, 4, 4, time, 1)];
+    // User 1's first click of what item 4 is labelled, and older than the newest that are recent:
+    // one click of a category is fewer than `min_clicks`.
+    let plan = bench.epoch("state", Options { dry: true, ..delta(&bench, &click(0)) }).unwrap();
+    let calls = bench.models.calls();
+    let run = apply(&bench, "state", &click(0), 1);
+    assert_eq!(bench.models.calls(), calls);
+    for node in plan.nodes.iter().chain(&run.nodes) {
+        let asked = (node.calls.calls, node.calls.memo_hits, node.changed);
+        assert_eq!((asked, node.calls_basis, node.changed_basis), ((0, 0, 0), Basis::Exact, Basis::Exact));
+    }
+    // It was taken in all the same: a second click of the category makes both count.
+    assert_eq!((run.epoch, rows_of(&bench, "state", "events")), (2, rows + 1));
+    assert_eq!(readable(&bench, "state"), before);
+    let second = apply(&bench, "state", &click(1), 1);
+    let of = |name: &str| second.nodes.iter().find(|node| node.node == name).unwrap();
+    assert_eq!((of("long_term").changed, of("embedding").calls.calls), (1, 1));
+    let kept = &readable(&bench, "state")["long_term"][0];
+    assert!(kept.starts_with("[1] [[1,4,4,1],"), "{kept}");
 }
 
 #[test]
