@@ -139,6 +139,45 @@ fn a_delta_taken_back_leaves_no_trace_and_is_not_applied_twice() {
 }
 
 #[test]
+fn what_changed_since_an_epoch_is_what_a_copy_of_then_lacks() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let rows = |more: &[&str]| -> Vec<serde_json::Value> {
+        let text = place.ok("dump", FILTER, &[&["--table", "long_term"], more].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut copy = rows(&[]);
+    let (gone, busy) = (copy[3]["user_id"].as_u64().unwrap(), copy[1]["user_id"].as_u64().unwrap());
+    let clicks = fs::read_to_string(place.path("data/events.csv")).unwrap();
+    // The clicks of a user as rows of a delta, of that user or of another one.
+    let clicks_of = |user: u64, now: u64, diff: i64| -> String {
+        let rest = clicks.lines().filter_map(|line| line.strip_prefix(&format!("{user},")));
+        rest.map(|rest| format!("{now},{rest},{diff}\n")).collect()
+    };
+    let delta = [
+        "user_id,item_id,rating,timestamp,diff\n",
+        &clicks_of(gone, gone, -1),
+        &clicks_of(busy, busy, 1),
+        &clicks_of(busy, 99, 1),
+    ];
+    let delta = place.write("delta.csv", &delta.concat());
+    place.ok("run", FILTER, &["--delta", &format!("events={delta}")]);
+    let changes = rows(&["--changes-since", "1"]);
+    assert_eq!(changes.len(), 3);
+    assert!(changes.contains(&serde_json::json!({ "user_id": gone, "deleted": true })), "{changes:?}");
+    for change in changes {
+        copy.retain(|row| row["user_id"] != change["user_id"]);
+        copy.extend((change["deleted"] != true).then_some(change));
+    }
+    copy.sort_by_key(|row| row["user_id"].as_u64());
+    assert_eq!(copy, rows(&[]));
+    assert_eq!(rows(&["--changes-since", "0"]), copy);
+    assert!(rows(&["--changes-since", "2"]).is_empty());
+    place.fails("dump", FILTER, &["--table", "long_term", "--changes-since", "3"], 64, &["no epoch 3"]);
+    place.fails("dump", FILTER, &["--table", "memo", "--changes-since", "1"], 64, &["not kept"]);
+}
+
+#[test]
 fn appended_rows_are_the_delta_and_a_rewritten_file_is_refused() {
     let place = Place::new();
     place.ok("run", FILTER, &[]);
