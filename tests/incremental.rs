@@ -17,10 +17,12 @@ use coea_engine::{
         driver::Options,
         report::{Basis, Report},
     },
+    serve::{self, Relation, View},
     state::{manifest::Manifest, tables::Tables},
     testing::Bench,
     verify,
 };
+use coea_operators::row::Row;
 use proptest::prelude::*;
 
 const PIPELINE: &str = "\
@@ -166,6 +168,35 @@ fn check(bench: &Bench, state: &str, calls: Calls) -> BTreeSet<[u8; 32]> {
     fresh.asked.into_values().flatten().collect()
 }
 
+/// Tables by name: each key with its rows, as a dump shows them.
+type Shown = BTreeMap<String, BTreeMap<Row, Vec<Row>>>;
+
+/// A copy of all tables as of an epoch, brought up to date by what changed since.
+fn brought_up(bench: &Bench, state: &str, mut copy: Shown, since: u64) -> Shown {
+    let view = View::open(bench.plan.clone(), &bench.path(state)).unwrap();
+    for (name, relation) in Relation::all(&bench.plan) {
+        let width = relation.key_width(&bench.plan);
+        let mut changed: BTreeMap<Row, Vec<Row>> = BTreeMap::new();
+        let mut note = |change| match change {
+            serve::Change::Row(row) => {
+                let (key, rest) = row.split_at(width);
+                let key = Row::new(key.iter().cloned());
+                changed.entry(key).or_default().push(Row::new(rest.iter().cloned()));
+            }
+            serve::Change::Gone(key) => assert!(changed.insert(key, Vec::new()).is_none()),
+        };
+        if view.changes_since(relation, since, &mut note).unwrap() {
+            let table = copy.entry(name).or_default();
+            table.extend(changed);
+            table.retain(|_, rows| !rows.is_empty());
+        } else {
+            assert!(matches!(relation, Relation::Memo | Relation::Groups(_)), "{name}");
+            copy.remove(&name);
+        }
+    }
+    copy
+}
+
 fn memo_keys(bench: &Bench, state: &str) -> BTreeSet<[u8; 32]> {
     let mut keys = BTreeSet::new();
     let memo = bench.state(state).unwrap().memo;
@@ -300,10 +331,18 @@ proptest! {
         let bench = bench();
         begin(&bench, "state");
         let mut asked = check(&bench, "state", Calls::Memo);
+        let mut copies = vec![brought_up(&bench, "state", Shown::new(), 0)];
         for epoch in &epochs {
             apply(&bench, "state", epoch, workers);
             asked.extend(check(&bench, "state", Calls::Again));
             prop_assert!(memo_keys(&bench, "state").is_subset(&asked));
+            let mut now = brought_up(&bench, "state", Shown::new(), 0);
+            for (copy, since) in copies.iter().zip(1..) {
+                let brought = brought_up(&bench, "state", copy.clone(), since);
+                now.retain(|name, _| brought.contains_key(name));
+                prop_assert_eq!(&brought, &now, "since {}", since);
+            }
+            copies.push(now);
         }
     }
 
