@@ -4,6 +4,9 @@
 //! pipeline tells everything that is wrong with it.
 
 mod models;
+mod names;
+mod order;
+mod sources;
 
 use std::{
     cell::RefCell,
@@ -14,25 +17,17 @@ use std::{
 
 use coea_operators::{
     operator::{Input, Inputs, Model, Problem},
-    schema::{Column, Schema},
     shape::{Graph, Shape},
 };
-use petgraph::{algo::tarjan_scc, graph::DiGraph};
 
 use crate::{
-    connectors::{SourceConnector, SourceTable},
     diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_you_mean},
     models::ModelProvider,
-    plan::{Plan, PlanNode, PlanSink, PlanSource},
+    plan::{Plan, PlanNode, PlanSink},
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, SourceSpec, Spec, When},
+    spec::{Named, NodeSpec, Spec, When},
 };
-
-/// Characters a name may have.
-const NAME_LENGTH: usize = 60;
-/// Names of the tables that the engine keeps itself.
-const RESERVED: [&str; 4] = ["errors", "unmatched_retractions", "dead_letters", "memo"];
 
 /// Lowers a pipeline.
 ///
@@ -132,125 +127,6 @@ impl Lowering<'_> {
         self.problems.push(problem);
     }
 
-    /// Names are state: a node and a source of one name would share tables.
-    fn check_names(&mut self) {
-        let spec = self.spec;
-        let sources = spec.sources.iter().map(|s| &s.name);
-        let mut seen: BTreeMap<&str, &Span> = BTreeMap::new();
-        for name in sources.chain(spec.nodes.iter().map(|n| &n.name)) {
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if name.is_empty() || name.len() > NAME_LENGTH || !name.chars().all(plain) {
-                let help = format!("use letters, digits, `_` and `-`, at most {NAME_LENGTH}");
-                self.error(
-                    &name.span,
-                    format!("`{}` is no name for a source or node", name.value),
-                    Some(help),
-                );
-            }
-            if RESERVED.contains(&name.as_str()) {
-                let help = Some("choose another name".to_string());
-                self.error(&name.span, format!("`{}` is a table of the engine's own", name.value), help);
-            }
-            if seen.insert(name, &name.span).is_some() {
-                let message = format!("`{}` is the name of a source and of a node", name.value);
-                self.error(&name.span, message, Some("rename one of them".to_string()));
-            }
-        }
-    }
-
-    fn sources(&mut self) -> Vec<PlanSource> {
-        let spec = self.spec;
-        let lowered: Vec<_> = spec.sources.iter().map(|named| (named, self.source(named))).collect();
-        for (named, source) in &lowered {
-            if source.is_none() {
-                self.broken.insert(named.name.value.clone());
-            }
-        }
-        lowered.into_iter().filter_map(|(_, source)| source).collect()
-    }
-
-    fn source(&mut self, named: &Named<SourceSpec>) -> Option<PlanSource> {
-        let SourceSpec { connector, with } = &named.spec;
-        let parsed = match connector.as_str() {
-            "dataset" => with.parse("dataset").map(SourceConnector::Dataset),
-            "files" => with.parse("files").map(SourceConnector::Files),
-            other => {
-                let near =
-                    did_you_mean(other, SourceConnector::NAMES).map(|near| format!("did you mean `{near}`?"));
-                let known = || format!("there are `{}`", SourceConnector::NAMES.join("`, `"));
-                self.error(
-                    &connector.span,
-                    format!("unknown connector `{other}`"),
-                    near.or_else(|| Some(known())),
-                );
-                return None;
-            }
-        };
-        let connector = parsed.map_err(|problems| self.problems.extend(problems)).ok()?;
-        let table = match connector.table() {
-            Ok(table) => table,
-            Err(mistakes) => {
-                for mistake in mistakes {
-                    let path: Vec<&str> = mistake.at.split('.').collect();
-                    self.error(&with.span_of(&path), mistake.message, None);
-                }
-                return None;
-            }
-        };
-        let leaf = self.graph.leaves.len();
-        let place = self.outputs.len();
-        self.graph.begin(&named.name);
-        self.graph.add("", Shape::Source(place));
-        let source = arrange(&named.name, connector, table, leaf, with.canonical_json().to_string());
-        let (schema, events) = (source.schema.clone(), source.events);
-        let input = Input { name: named.name.value.clone(), schema, events, leaf };
-        self.outputs.insert(named.name.value.clone(), input);
-        Some(source)
-    }
-
-    /// The nodes in dependency order; the order of the document breaks ties.
-    fn order(&mut self) -> Vec<usize> {
-        let spec = self.spec;
-        let mut graph = DiGraph::<usize, ()>::new();
-        let indices: Vec<_> = (0..spec.nodes.len()).map(|at| graph.add_node(at)).collect();
-        let place = |name: &str| spec.nodes.iter().position(|node| node.name.value == name);
-        let mut waits: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); spec.nodes.len()];
-        for (at, node) in spec.nodes.iter().enumerate() {
-            for from in node.spec.inputs.iter().filter_map(|input| place(input)) {
-                graph.add_edge(indices[from], indices[at], ());
-                waits[at].insert(from);
-            }
-        }
-        for cycle in tarjan_scc(&graph) {
-            let looped = cycle.len() > 1 || cycle.iter().any(|n| graph.contains_edge(*n, *n));
-            if looped {
-                self.cycle(&cycle.iter().map(|n| graph[*n]).collect::<BTreeSet<_>>());
-            }
-        }
-        let mut order: Vec<usize> = Vec::new();
-        while let Some(next) = (0..spec.nodes.len())
-            .find(|at| !order.contains(at) && waits[*at].iter().all(|from| order.contains(from)))
-        {
-            order.push(next);
-        }
-        order
-    }
-
-    fn cycle(&mut self, members: &BTreeSet<usize>) {
-        let names: Vec<&str> = members.iter().map(|at| self.spec.nodes[*at].name.as_str()).collect();
-        for at in members {
-            self.broken.insert(self.spec.nodes[*at].name.value.clone());
-        }
-        let Some(first) = members.first() else { return };
-        let span = self.spec.nodes[*first].name.span.clone();
-        let help = "the only way back is a model: name it in `updates`, and it takes effect a cycle later";
-        self.error(
-            &span,
-            format!("these nodes read each other: {}", names.join(", ")),
-            Some(help.to_string()),
-        );
-    }
-
     fn nodes(&mut self, models: &BTreeMap<String, Model>) -> Vec<PlanNode> {
         let spec = self.spec;
         let mut lowered = Vec::new();
@@ -299,6 +175,7 @@ impl Lowering<'_> {
         self.graph.begin(&named.name);
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
+        self.useless_refit(&named.spec, first_leaf..);
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);
@@ -353,6 +230,15 @@ impl Lowering<'_> {
         if !node.limits.is_empty() {
             let help = Some("bound a whole run with --max-calls".to_string());
             self.error(&node.limits.span_of(&[]), "limits of a node are not built yet", help);
+        }
+    }
+
+    /// A policy for something that is not there would only look as if it did something.
+    fn useless_refit(&mut self, node: &NodeSpec, leaves: std::ops::RangeFrom<usize>) {
+        let Some(refit) = node.refit.as_ref().filter(|refit| refit.when == When::Once) else { return };
+        if !self.graph.leaves[leaves].iter().any(|leaf| matches!(leaf.shape, Shape::Fit { .. })) {
+            let message = format!("{} fits nothing, so there is nothing to refit", node.op.value);
+            self.error(&refit.span, message, Some("remove `refit`".to_string()));
         }
     }
 
@@ -411,36 +297,4 @@ fn logic_of(node: &NodeSpec, model: Option<&Model>, files: &BTreeMap<PathBuf, St
     let language = model.and_then(|m| m.language.as_ref()).map(|m| m.digest()).unwrap_or_default();
     let with = node.with.canonical_json().to_string();
     hash(&[&node.op, &with, &language, &digests.join(" ")])
-}
-
-/// Orders a source's columns as the graph wants them: key, then time, event id, and the rest.
-fn arrange(
-    name: &str,
-    connector: SourceConnector,
-    table: SourceTable,
-    leaf: usize,
-    with: String,
-) -> PlanSource {
-    let place = |name: &String| table.position(name);
-    let key: Vec<usize> = table.key.iter().filter_map(place).collect();
-    let mut rest: Vec<usize> = table.time.iter().chain(&table.event_id).filter_map(place).collect();
-    let others = (0..table.schema.len()).filter(|at| !key.contains(at) && !rest.contains(at));
-    rest.extend(others.collect::<Vec<_>>());
-    let columns =
-        |places: &[usize]| places.iter().map(|at| table.schema[*at].clone()).collect::<Vec<Column>>();
-    let kind = match &connector {
-        SourceConnector::Dataset(_) => "dataset",
-        SourceConnector::Files(_) => "files",
-    };
-    PlanSource {
-        name: name.to_string(),
-        schema: Schema::new(columns(&key), columns(&rest)),
-        events: table.time.is_some(),
-        logic: hash(&[kind, &with]),
-        connector,
-        table,
-        leaf,
-        key,
-        rest,
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use coea_operators::{
     label_model::LabelModel,
     lm::{self, LabelTrie, LanguageModel, LmError, LmTokenizer},
-    shape::{Cost, KernelError},
+    shape::{CallError, Cost, KernelError},
 };
 
 use crate::fetch;
@@ -42,27 +42,32 @@ impl ModelProvider for RealModels {
 struct Embedded {
     base: String,
     digest: String,
-    model: OnceLock<Result<LanguageModel, KernelError>>,
-    tokenizer: OnceLock<Result<LmTokenizer, KernelError>>,
+    model: OnceLock<Result<LanguageModel, CallError>>,
+    tokenizer: OnceLock<Result<LmTokenizer, CallError>>,
 }
 
 impl Embedded {
-    fn path(&self) -> Result<std::path::PathBuf, KernelError> {
-        Ok(fetch::model(&self.base).map_err(|e| e.to_string())?.path)
+    fn path(&self) -> Result<std::path::PathBuf, CallError> {
+        Ok(fetch::model(&self.base).map_err(unavailable)?.path)
     }
 
-    fn model(&self) -> Result<&LanguageModel, KernelError> {
-        let load = || LanguageModel::open(&self.path()?).map_err(|e| e.to_string());
+    fn model(&self) -> Result<&LanguageModel, CallError> {
+        let load = || LanguageModel::open(&self.path()?).map_err(unavailable);
         self.model.get_or_init(load).as_ref().map_err(Clone::clone)
     }
 
-    fn tokenizer(&self) -> Result<&LmTokenizer, KernelError> {
+    fn tokenizer(&self) -> Result<&LmTokenizer, CallError> {
         if let Some(Ok(model)) = self.model.get() {
             return Ok(model.tokenizer());
         }
-        let load = || LmTokenizer::open(&self.path()?).map_err(|e| e.to_string());
+        let load = || LmTokenizer::open(&self.path()?).map_err(unavailable);
         self.tokenizer.get_or_init(load).as_ref().map_err(Clone::clone)
     }
+}
+
+/// A file of a model that is not there, not the right one, or not of its format.
+fn unavailable(error: impl std::fmt::Display) -> CallError {
+    CallError::Unavailable(error.to_string())
 }
 
 impl LabelModel for Embedded {
@@ -75,7 +80,7 @@ impl LabelModel for Embedded {
         labels: &[String],
         prompts: &[String],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
         let mut answers: Vec<Result<Vec<f32>, KernelError>> = vec![Ok(Vec::new()); prompts.len()];
@@ -91,12 +96,12 @@ impl LabelModel for Embedded {
                 Err(error @ (LmError::TooLong { prompt, .. } | LmError::EmptyPrompt(prompt))) => {
                     answers[left.remove(prompt)] = Err(error.to_string());
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.to_string().into()),
             }
         }
     }
 
-    fn price(&self, prompts: &[String]) -> Result<Cost, KernelError> {
-        lm::price(self.tokenizer()?, prompts).map_err(|e| e.to_string())
+    fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
+        Ok(lm::price(self.tokenizer()?, prompts).map_err(|e| e.to_string())?)
     }
 }

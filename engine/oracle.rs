@@ -5,60 +5,30 @@
 //! takes from the state is only what cannot be computed again: accumulated input, fitted artifacts
 //! and remembered answers. It holds everything in memory.
 
+mod answers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use coea_operators::{
     row::{Keyed, Row, Value},
-    shape::{
-        Counts, Event, FoldKernel, InferKernel, JoinKernel, LeafId, Loaded, MapKernel, ReduceKernel, Shape,
-    },
+    shape::{Counts, Event, FoldKernel, JoinKernel, LeafId, Loaded, MapKernel, ReduceKernel, Shape},
 };
 
+pub use self::answers::{BadAnswer, Calls};
 use crate::{
     plan::{Plan, PlanSource},
     runtime::{
+        RunError,
         driver::{source_table, table_leaves},
-        render::memo_key,
     },
-    state::{
-        State, StateError,
-        history::History,
-        manifest::Manifest,
-        memo::{Answer, MemoKey},
-        tables::Tables,
-    },
+    state::{State, history::History, manifest::Manifest, memo::MemoKey, tables::Tables},
 };
-
-/// Requests asked again at once: another composition of batches than a run's.
-const BATCH: usize = 17;
 
 /// A relation: keyed rows with their counts, none of them zero.
 pub type Table = BTreeMap<Keyed, i64>;
 
 /// One source's events by key, with signed counts.
 type Histories = BTreeMap<Row, BTreeMap<Row, i64>>;
-
-/// Where the answers of inferences come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Calls {
-    /// The memo.
-    Memo,
-    /// The memo, and every answer is asked for again and compared.
-    Again,
-}
-
-/// An answer that is not as it should be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BadAnswer {
-    /// The name of the inference's leaf.
-    pub leaf: String,
-    /// Its memo key.
-    pub key: MemoKey,
-    /// What the memo has; nothing if it knows no answer and no failure of the call is on record.
-    pub remembered: Option<Row>,
-    /// What the model says now, or why it says nothing; nothing if it was not asked.
-    pub again: Option<Result<Row, String>>,
-}
 
 /// Everything a plan computes.
 #[derive(Debug, Default)]
@@ -71,27 +41,11 @@ pub struct Recomputed {
     pub bad_answers: Vec<BadAnswer>,
 }
 
-/// Why nothing can be recomputed.
-#[derive(Debug, thiserror::Error)]
-pub enum OracleError {
-    /// The state cannot be read.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A node's artifact or model cannot be used.
-    #[error("{node}: {cause}")]
-    Node {
-        /// The node.
-        node: String,
-        /// What is wrong.
-        cause: String,
-    },
-}
-
 /// Computes every relation of `plan` from the input that `state` has accumulated.
 ///
 /// # Errors
 /// If the state cannot be read, an artifact is missing, or a model cannot be asked at all.
-pub fn recompute(plan: &Plan, state: &State, calls: Calls) -> Result<Recomputed, OracleError> {
+pub fn recompute(plan: &Plan, state: &State, calls: Calls) -> Result<Recomputed, RunError> {
     let snapshot = state.snapshot()?;
     let mut oracle = Oracle {
         plan,
@@ -139,7 +93,7 @@ fn add(table: &mut Table, row: Keyed, count: i64) {
 }
 
 impl Oracle<'_> {
-    fn leaf(&mut self, leaf: LeafId) -> Result<Table, OracleError> {
+    fn leaf(&mut self, leaf: LeafId) -> Result<Table, RunError> {
         let plan = self.plan;
         match &plan.leaves[leaf].shape {
             Shape::Source(at) => self.source(&plan.sources[*at]),
@@ -165,7 +119,7 @@ impl Oracle<'_> {
     }
 
     /// Rows of a relation source above zero; those of an event source are kept as histories.
-    fn source(&mut self, source: &PlanSource) -> Result<Table, OracleError> {
+    fn source(&mut self, source: &PlanSource) -> Result<Table, RunError> {
         let id = self.manifest.sources.get(&source.name).map(|known| known.id);
         let mut rows = Table::new();
         if !source.events {
@@ -200,17 +154,17 @@ impl Oracle<'_> {
     }
 
     /// The digest and the artifact of a fit; nothing if it was never fitted.
-    fn artifact(&self, fit: LeafId) -> Result<Option<(String, Loaded)>, OracleError> {
+    fn artifact(&self, fit: LeafId) -> Result<Option<(String, Loaded)>, RunError> {
         let Some(artifact) = self.manifest.artifacts.get(&self.plan.leaf_name(fit)) else { return Ok(None) };
         let Shape::Fit { load, .. } = &self.plan.leaves[fit].shape else { return Ok(None) };
         let bytes = self.state.memo.artifact_hex(&artifact.digest)?;
-        let failed = |cause| OracleError::Node { node: self.plan.leaves[fit].node.clone(), cause };
+        let failed = |cause| RunError::Node { node: self.plan.leaves[fit].node.clone(), cause };
         let bytes = bytes.ok_or_else(|| failed(format!("the artifact {} is gone", artifact.digest)))?;
         Ok(Some((artifact.digest.clone(), load(&bytes).map_err(failed)?)))
     }
 
     /// The rows of a leaf with the artifact they are computed with; without the artifact, none.
-    fn with_version(&self, input: LeafId, artifact: Option<LeafId>) -> Result<Versioned<'_>, OracleError> {
+    fn with_version(&self, input: LeafId, artifact: Option<LeafId>) -> Result<Versioned<'_>, RunError> {
         let version = artifact.map(|fit| self.artifact(fit)).transpose()?;
         Ok(match version {
             None => (&self.relations[input], None),
@@ -225,7 +179,7 @@ impl Oracle<'_> {
         input: LeafId,
         artifact: Option<LeafId>,
         kernel: &MapKernel,
-    ) -> Result<Table, OracleError> {
+    ) -> Result<Table, RunError> {
         let (mut mapped, mut failed) = (Table::new(), Table::new());
         let (rows, version) = self.with_version(input, artifact)?;
         let loaded = version.as_ref().map(|(_, loaded)| loaded);
@@ -319,68 +273,6 @@ impl Oracle<'_> {
         }
         joined
     }
-
-    fn infer(
-        &mut self,
-        leaf: LeafId,
-        requests: LeafId,
-        artifact: Option<LeafId>,
-        kernel: &dyn InferKernel,
-    ) -> Result<Table, OracleError> {
-        let name = self.plan.leaf_name(leaf);
-        let logic = kernel.logic();
-        let (rows, version) = self.with_version(requests, artifact)?;
-        let digest = version.as_ref().map(|(digest, _)| digest.as_str());
-        let asked: Vec<(MemoKey, &Keyed, i64)> =
-            rows.iter().map(|(row, count)| (memo_key(&logic, digest, &row.1), row, *count)).collect();
-        let distinct: BTreeMap<MemoKey, Row> =
-            asked.iter().map(|(memo, (_, request), _)| (*memo, request.clone())).collect();
-        let keys: Vec<MemoKey> = distinct.keys().copied().collect();
-        let known = self.state.memo.answers(&keys)?;
-        let answers: BTreeMap<MemoKey, Row> = keys
-            .iter()
-            .zip(known)
-            .filter_map(|(key, known)| known.map(|Answer { row, .. }| (*key, row)))
-            .collect();
-        let mut answered = Table::new();
-        for (memo, (key, _), count) in &asked {
-            if let Some(answer) = answers.get(memo) {
-                add(&mut answered, (key.clone(), answer.clone()), *count);
-            }
-        }
-        let mut bad = Vec::new();
-        if self.calls == Calls::Again {
-            let loaded = version.as_ref().map(|(_, loaded)| loaded);
-            let failed = |cause| OracleError::Node { node: self.plan.leaves[leaf].node.clone(), cause };
-            bad = ask_again(&name, kernel, loaded, &distinct, &answers).map_err(failed)?;
-        }
-        self.out.bad_answers.extend(bad);
-        self.unanswered(leaf, keys.iter().filter(|key| !answers.contains_key(*key)))?;
-        self.out.asked.insert(name, keys.into_iter().collect());
-        Ok(answered)
-    }
-
-    /// Requests without an answer: a failure that the state has on record stays the error it is.
-    fn unanswered<'k>(
-        &mut self,
-        leaf: LeafId,
-        keys: impl Iterator<Item = &'k MemoKey>,
-    ) -> Result<(), OracleError> {
-        for key in keys {
-            let hash = blake3::Hash::from_bytes(*key).to_hex();
-            let node = Value::text(&self.plan.leaves[leaf].node);
-            let at = Row::from([node, Value::Null, Value::text(&hash[..16])]);
-            let recorded = self.tables.get("errors", &at)?;
-            if recorded.is_empty() {
-                let leaf = self.plan.leaf_name(leaf);
-                self.out.bad_answers.push(BadAnswer { leaf, key: *key, remembered: None, again: None });
-            }
-            for (cause, count) in recorded {
-                self.errors.insert((at.clone(), cause), count);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Rows of a leaf with digest and artifact.
@@ -408,31 +300,4 @@ fn replay(kernel: &dyn FoldKernel, key: &Row, events: &[Event<'_>], out: &mut Ve
         let _ = events.iter().rev().all(visit);
     };
     kernel.emit(key, &mut walk, &counts, out);
-}
-
-/// Asks for remembered answers again, last first and in other batches, and tells those that differ.
-fn ask_again(
-    leaf: &str,
-    kernel: &dyn InferKernel,
-    artifact: Option<&Loaded>,
-    requests: &BTreeMap<MemoKey, Row>,
-    answers: &BTreeMap<MemoKey, Row>,
-) -> Result<Vec<BadAnswer>, String> {
-    let mut bad = Vec::new();
-    let known: Vec<(&MemoKey, &Row)> = answers.iter().rev().collect();
-    for batch in known.chunks(BATCH) {
-        let rows: Vec<Row> = batch.iter().map(|(key, _)| requests[*key].clone()).collect();
-        let again = kernel.run(artifact, &rows, &mut |_| {})?.rows;
-        for ((key, remembered), again) in batch.iter().zip(again) {
-            if again.as_ref() != Ok(*remembered) {
-                bad.push(BadAnswer {
-                    leaf: leaf.to_string(),
-                    key: **key,
-                    remembered: Some((*remembered).clone()),
-                    again: Some(again),
-                });
-            }
-        }
-    }
-    Ok(bad)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use coea_operators::{
     label_model::LabelModel,
-    shape::{Cost, KernelError},
+    shape::{CallError, Cost, KernelError},
 };
 
 use crate::{
@@ -87,7 +87,7 @@ impl LabelModel for StandInModel {
         labels: &[String],
         prompts: &[String],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
         let failing = self.of.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.of.calls.fetch_add(prompts.len() as u64, Ordering::Relaxed);
         let answer = |prompt: &String| match &failing {
@@ -98,7 +98,7 @@ impl LabelModel for StandInModel {
         Ok((prompts.iter().map(answer).collect(), self.price(prompts)?))
     }
 
-    fn price(&self, prompts: &[String]) -> Result<Cost, KernelError> {
+    fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
         let bytes = prompts.iter().map(|prompt| prompt.len() as u64).sum();
         Ok(Cost { prompt_tokens: bytes, reused_prompt_tokens: 0 })
     }

@@ -8,9 +8,12 @@ use std::{collections::BTreeSet, fmt};
 use coea_operators::row::Row;
 
 use crate::{
-    oracle::{self, BadAnswer, Calls, OracleError, Recomputed, Table},
+    oracle::{self, BadAnswer, Calls, Recomputed, Table},
     plan::Plan,
-    runtime::driver::{source_table, table_leaves},
+    runtime::{
+        RunError,
+        driver::{source_table, table_leaves},
+    },
     state::{State, history::History, manifest::Manifest, tables::Tables},
 };
 
@@ -51,7 +54,7 @@ impl fmt::Display for Difference {
 ///
 /// # Errors
 /// If the state cannot be read, an artifact is missing, or a model cannot be asked at all.
-pub fn verify(plan: &Plan, state: &State, recompute: bool) -> Result<Vec<Difference>, OracleError> {
+pub fn verify(plan: &Plan, state: &State, recompute: bool) -> Result<Vec<Difference>, RunError> {
     let calls = if recompute { Calls::Again } else { Calls::Memo };
     compare(plan, state, &oracle::recompute(plan, state, calls)?)
 }
@@ -60,7 +63,7 @@ pub fn verify(plan: &Plan, state: &State, recompute: bool) -> Result<Vec<Differe
 ///
 /// # Errors
 /// If the state cannot be read.
-pub fn compare(plan: &Plan, state: &State, fresh: &Recomputed) -> Result<Vec<Difference>, OracleError> {
+pub fn compare(plan: &Plan, state: &State, fresh: &Recomputed) -> Result<Vec<Difference>, RunError> {
     let snapshot = state.snapshot()?;
     let manifest = Manifest::load(&snapshot.layered("meta"))?;
     let tables = Tables::new(snapshot.layered("tables"));

@@ -15,7 +15,10 @@ use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
-    shape::{Answers, Artifact, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot},
+    shape::{
+        Answers, Artifact, CallError, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot,
+        present,
+    },
 };
 
 /// Encodes each user's filtered clicks, with sparse features prepended, into a vector.
@@ -112,16 +115,12 @@ fn vocabulary(items: impl IntoIterator<Item = Value>) -> BTreeMap<Value, u32> {
     items.into_iter().zip(1..).collect()
 }
 
-impl FittedEncoder {
-    /// A request (items, user row or empty list) in the ids the network knows.
-    fn sequence(&self, request: &Row, max_length: usize) -> Sequence {
-        let (items, user) = unpack(request);
-        let newest = &items[items.len().saturating_sub(max_length)..];
-        Sequence {
-            items: newest.iter().map(|item| self.items.get(item).copied().unwrap_or(0)).collect(),
-            features: self.features.buckets(user.as_ref()),
-        }
-    }
+/// The newest clicks of a request, and its user, in the ids the network knows; 0 is an unknown item.
+fn sequence(items: &BTreeMap<Value, u32>, features: &FeatureTable, request: &Row, newest: usize) -> Sequence {
+    let (clicked, user) = unpack(request);
+    let clicked = &clicked[clicked.len().saturating_sub(newest)..];
+    let items = clicked.iter().map(|item| items.get(item).copied().unwrap_or(0)).collect();
+    Sequence { items, features: features.buckets(user.as_ref()) }
 }
 
 /// A request holds the user's items, oldest first, and the user's row as a list (absent: null).
@@ -218,21 +217,15 @@ fn fit(
     columns: &Columns,
     requests: &dyn Snapshot,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<FittedEncoder, KernelError> {
+) -> Result<FittedEncoder, CallError> {
     let mut rows = Vec::new();
     requests.for_each(&mut |_, row, _| rows.push(row.clone()));
     let items: std::collections::BTreeSet<Value> = rows.iter().flat_map(|r| unpack(r).0.to_vec()).collect();
     let users: Vec<Row> = rows.iter().filter_map(|r| unpack(r).1).collect();
     let features = FeatureTable::fit(&columns.features, &columns.places, &users);
     let items = vocabulary(items);
-    let sequences: Vec<Sequence> = rows
-        .iter()
-        .map(|row| {
-            let (clicked, user) = unpack(row);
-            let ids = clicked.iter().map(|item| items.get(item).copied().unwrap_or(0)).collect();
-            Sequence { items: ids, features: features.buckets(user.as_ref()) }
-        })
-        .collect();
+    let sequences: Vec<Sequence> =
+        rows.iter().map(|row| sequence(&items, &features, row, usize::MAX)).collect();
     let mut tell = |p: crate::nn::FitProgress| {
         let note = format!("loss {:.3}", p.train_loss);
         progress(Progress { done: p.epoch as u64, total: p.epochs as u64, note: &note });
@@ -262,11 +255,12 @@ impl InferKernel for Encode {
         artifact: Option<&Loaded>,
         requests: &[Row],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, KernelError> {
-        let encoder = artifact.and_then(|a| a.downcast_ref::<FittedEncoder>()).ok_or("no fitted encoder")?;
+    ) -> Result<Answers, CallError> {
+        let encoder = present::<FittedEncoder>(artifact)?;
         let mut rows = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(64) {
-            let batch: Vec<Sequence> = chunk.iter().map(|r| encoder.sequence(r, self.max_length)).collect();
+            let sequence = |row| sequence(&encoder.items, &encoder.features, row, self.max_length);
+            let batch: Vec<Sequence> = chunk.iter().map(sequence).collect();
             let vectors = encoder.network.encode(&batch).map_err(|e| e.to_string())?;
             rows.extend(vectors.iter().map(|vector| Ok(Row::from([Value::floats(vector)]))));
             progress(rows.len());

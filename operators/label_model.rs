@@ -3,7 +3,7 @@
 //! Behind a trait, so that the same operators run on the embedded model, on a server, and in tests
 //! on a fast stand-in.
 
-use crate::shape::{Cost, KernelError};
+use crate::shape::{CallError, Cost, KernelError};
 
 /// `log p(label, end of text | prompt)` per prompt, in the order of the labels.
 pub type LabelLogprobs = Vec<Vec<f32>>;
@@ -17,17 +17,17 @@ pub trait LabelModel: Send + Sync {
     /// how many prompts are done.
     ///
     /// # Errors
-    /// If the model cannot be loaded or the labels cannot be told apart.
+    /// If the model cannot be had or loaded, or the labels cannot be told apart.
     fn score(
         &self,
         labels: &[String],
         prompts: &[String],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError>;
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError>;
 
     /// What [`LabelModel::score`] would cost, without loading the weights.
     ///
     /// # Errors
-    /// If the tokenizer cannot be loaded.
-    fn price(&self, prompts: &[String]) -> Result<Cost, KernelError>;
+    /// If the tokenizer cannot be had or loaded.
+    fn price(&self, prompts: &[String]) -> Result<Cost, CallError>;
 }

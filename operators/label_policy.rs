@@ -19,7 +19,7 @@ use crate::{
     operator::{Inputs, Problem},
     row::{Row, Value, encode_row},
     schema::Schema,
-    shape::{Answers, Artifact, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, loaded},
+    shape::{Answers, Artifact, CallError, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, present},
 };
 
 /// Labels in order, what they are made of, and the prior of each.
@@ -59,11 +59,11 @@ pub(crate) fn fit_prior(
 ) -> Fitted<LabelPrior> {
     let logic = format!("label_prior/1 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
     graph.fit("prior", &[], &[labels.leaf()], logic, move |_, artifacts, progress| {
-        let table = loaded::<CategoryTable>(artifacts, 0)?;
+        let table = present::<CategoryTable>(artifacts.first())?;
         progress(crate::shape::Progress { done: 0, total: 1, note: "label prior" });
         let names = table.names();
         if names.is_empty() {
-            return Err("the label set is empty: no category has enough clicks".to_string());
+            return Err("the label set is empty: no category has enough clicks".into());
         }
         let (mut scores, _) = model.score(&names, std::slice::from_ref(&neutral), &mut |_| {})?;
         let prior = scores.pop().ok_or("the model gave no answer")??;
@@ -95,14 +95,14 @@ impl InferKernel for ScoreLabels {
         artifact: Option<&Loaded>,
         requests: &[Row],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, KernelError> {
-        let table = artifact.and_then(|a| a.downcast_ref::<CategoryTable>()).ok_or("no label set")?;
+    ) -> Result<Answers, CallError> {
+        let table = present::<CategoryTable>(artifact)?;
         let (scores, cost) = self.0.score(&table.names(), &Self::prompts(requests), progress)?;
         let rows = scores.into_iter().map(|answer| Ok(Row::from([Value::floats(&answer?)]))).collect();
         Ok(Answers { rows, cost })
     }
 
-    fn price(&self, requests: &[Row]) -> Result<Cost, KernelError> {
+    fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {
         self.0.price(&Self::prompts(requests))
     }
 }

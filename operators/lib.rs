@@ -11,6 +11,7 @@ pub mod compact;
 pub mod count;
 pub mod csa_encoder;
 pub mod features;
+mod graph;
 pub mod group_profile;
 pub mod hash_group;
 pub mod label_model;

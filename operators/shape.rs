@@ -1,11 +1,12 @@
-//! The closed set of shapes an operator is built from, and the graph it builds.
+//! The closed set of shapes an operator is built from.
 //!
 //! A [`Leaf`] says which shape combines which leaves with which kernel. The engine has one
 //! incremental rendering and one from-scratch oracle per shape, so an operator gets both for free.
 //! Kernels are pure: no clock, no random generator, no hash-map order.
 
-use std::{any::Any, fmt, marker::PhantomData, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
+pub use crate::graph::{Fitted, Graph, Leaf, present};
 use crate::row::{Keyed, Row, Value};
 
 /// The place of a leaf in the graph; leaves come after those they read.
@@ -16,6 +17,32 @@ pub type Loaded = Arc<dyn Any + Send + Sync>;
 
 /// What a kernel could not do, in words for the user.
 pub type KernelError = String;
+
+/// Why a fit, or a whole batch of requests, came to nothing.
+///
+/// The two are told apart because a person mends them in different places: the pipeline and its
+/// data, or the machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(KernelError),
+    /// It was not tried, because the file of a model cannot be had or read.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<KernelError> for CallError {
+    fn from(cause: KernelError) -> Self {
+        CallError::Failed(cause)
+    }
+}
+
+impl From<&str> for CallError {
+    fn from(cause: &str) -> Self {
+        CallError::Failed(cause.to_string())
+    }
+}
 
 /// `(key, row) → rows`, cheap and pure; the artifact is present where the map was built with one.
 pub type MapKernel =
@@ -94,13 +121,13 @@ pub trait InferKernel: Send + Sync {
         artifact: Option<&Loaded>,
         requests: &[Row],
         progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, KernelError>;
+    ) -> Result<Answers, CallError>;
 
     /// What [`InferKernel::run`] would cost for these requests.
     ///
     /// # Errors
     /// If the model's tokenizer cannot be loaded.
-    fn price(&self, _requests: &[Row]) -> Result<Cost, KernelError> {
+    fn price(&self, _requests: &[Row]) -> Result<Cost, CallError> {
         Ok(Cost::default())
     }
 }
@@ -144,7 +171,7 @@ pub struct Progress<'a> {
 
 /// Fits an artifact from snapshots of its inputs and from artifacts fitted before.
 pub type FitKernel = Arc<
-    dyn Fn(&[&dyn Snapshot], &[Loaded], &mut dyn FnMut(Progress<'_>)) -> Result<Vec<u8>, KernelError>
+    dyn Fn(&[&dyn Snapshot], &[Loaded], &mut dyn FnMut(Progress<'_>)) -> Result<Vec<u8>, CallError>
         + Send
         + Sync,
 >;
@@ -250,196 +277,4 @@ impl fmt::Debug for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.name(), self.reads())
     }
-}
-
-/// A shape in the graph, with the name state and reports know it by.
-#[derive(Clone, Debug)]
-pub struct Leaf {
-    /// The node it belongs to.
-    pub node: String,
-    /// Its part in the node; the node's output has the node's own name.
-    pub role: &'static str,
-    /// What it does.
-    pub shape: Shape,
-}
-
-/// A fitted artifact of a known type.
-pub struct Fitted<A> {
-    leaf: LeafId,
-    kind: PhantomData<fn() -> A>,
-}
-
-impl<A> Fitted<A> {
-    /// The fit's leaf, for [`Graph::fit`]'s list of artifacts read.
-    pub fn leaf(self) -> LeafId {
-        self.leaf
-    }
-}
-
-impl<A> Clone for Fitted<A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A> Copy for Fitted<A> {}
-
-/// The graph under construction.
-#[derive(Default)]
-pub struct Graph {
-    /// The leaves so far.
-    pub leaves: Vec<Leaf>,
-    node: String,
-    label_sets: std::collections::BTreeMap<String, LeafId>,
-}
-
-impl Graph {
-    /// Begins a node: leaves added from now on belong to it.
-    pub fn begin(&mut self, node: &str) {
-        self.node = node.to_string();
-    }
-
-    /// Adds a leaf.
-    pub fn add(&mut self, role: &'static str, shape: Shape) -> LeafId {
-        debug_assert!(
-            shape.reads().iter().all(|id| *id < self.leaves.len()),
-            "leaves come after their inputs"
-        );
-        self.leaves.push(Leaf { node: self.node.clone(), role, shape });
-        self.leaves.len() - 1
-    }
-
-    /// Adds a map.
-    pub fn map(
-        &mut self,
-        role: &'static str,
-        input: LeafId,
-        kernel: impl Fn(&Row, &Row, &mut Vec<Keyed>) -> Result<(), KernelError> + Send + Sync + 'static,
-    ) -> LeafId {
-        let kernel: MapKernel = Arc::new(move |_, key, row, out| kernel(key, row, out));
-        self.add(role, Shape::Map { input, artifact: None, kernel })
-    }
-
-    /// Adds a map that reads a fitted artifact; when the artifact changes, every row is mapped anew.
-    pub fn map_with<A: Artifact>(
-        &mut self,
-        role: &'static str,
-        input: LeafId,
-        artifact: Fitted<A>,
-        kernel: impl Fn(&A, &Row, &Row, &mut Vec<Keyed>) -> Result<(), KernelError> + Send + Sync + 'static,
-    ) -> LeafId {
-        let kernel: MapKernel = Arc::new(move |loaded, key, row, out| {
-            let artifact =
-                loaded.and_then(|l| l.downcast_ref::<A>()).ok_or("the artifact is of another type")?;
-            kernel(artifact, key, row, out)
-        });
-        self.add(role, Shape::Map { input, artifact: Some(artifact.leaf), kernel })
-    }
-
-    /// Adds a fold over an event source, with a relation looked up by one event column.
-    pub fn fold(
-        &mut self,
-        role: &'static str,
-        source: LeafId,
-        dim: Option<(LeafId, usize)>,
-        kernel: impl FoldKernel + 'static,
-    ) -> LeafId {
-        self.add(role, Shape::Fold { source, dim, kernel: Arc::new(kernel) })
-    }
-
-    /// Adds a reduce; the rows of several inputs come apart, in the order of the inputs.
-    pub fn reduce(
-        &mut self,
-        role: &'static str,
-        inputs: &[LeafId],
-        kernel: impl Fn(&Row, &[Vec<(Row, i64)>], &mut Vec<Row>) + Send + Sync + 'static,
-    ) -> LeafId {
-        self.add(role, Shape::Reduce { inputs: inputs.to_vec(), kernel: Arc::new(kernel) })
-    }
-
-    /// Adds a join of two relations on their whole key.
-    pub fn join(
-        &mut self,
-        role: &'static str,
-        left: LeafId,
-        right: LeafId,
-        kernel: impl Fn(&Row, &Row, &Row, &mut Vec<Keyed>) + Send + Sync + 'static,
-    ) -> LeafId {
-        self.add(role, Shape::Join { left, right, kernel: Arc::new(kernel) })
-    }
-
-    /// Adds an inference answered by a function, such as a language model.
-    pub fn infer(
-        &mut self,
-        role: &'static str,
-        requests: LeafId,
-        kernel: impl InferKernel + 'static,
-    ) -> LeafId {
-        self.add(role, Shape::Infer { requests, artifact: None, kernel: Arc::new(kernel) })
-    }
-
-    /// Adds an inference that needs a fitted artifact.
-    pub fn infer_with<A: Artifact>(
-        &mut self,
-        role: &'static str,
-        requests: LeafId,
-        artifact: Fitted<A>,
-        kernel: impl InferKernel + 'static,
-    ) -> LeafId {
-        self.add(role, Shape::Infer { requests, artifact: Some(artifact.leaf), kernel: Arc::new(kernel) })
-    }
-
-    /// Adds a fit. `logic` names what decides the result beside the inputs.
-    pub fn fit<A: Artifact>(
-        &mut self,
-        role: &'static str,
-        inputs: &[LeafId],
-        artifacts: &[LeafId],
-        logic: String,
-        kernel: impl Fn(&[&dyn Snapshot], &[Loaded], &mut dyn FnMut(Progress<'_>)) -> Result<A, KernelError>
-        + Send
-        + Sync
-        + 'static,
-    ) -> Fitted<A> {
-        let shape = Shape::Fit {
-            inputs: inputs.to_vec(),
-            artifacts: artifacts.to_vec(),
-            kernel: Arc::new(move |inputs, artifacts, progress| {
-                Ok(kernel(inputs, artifacts, progress)?.to_bytes())
-            }),
-            load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
-            logic,
-            cheap: false,
-        };
-        Fitted { leaf: self.add(role, shape), kind: PhantomData }
-    }
-
-    /// Declares that a fit takes so little that `plan` may run it.
-    pub fn cheap<A>(&mut self, fitted: Fitted<A>) -> Fitted<A> {
-        if let Shape::Fit { cheap, .. } = &mut self.leaves[fitted.leaf].shape {
-            *cheap = true;
-        }
-        fitted
-    }
-
-    /// Declares that the current node's labels are those of `fitted`.
-    pub fn publish_labels<A: Artifact>(&mut self, fitted: Fitted<A>) {
-        self.label_sets.insert(self.node.clone(), fitted.leaf);
-    }
-
-    /// The label set of a node that declared one.
-    pub fn labels_of<A: Artifact>(&self, node: &str) -> Option<Fitted<A>> {
-        self.label_sets.get(node).map(|leaf| Fitted { leaf: *leaf, kind: PhantomData })
-    }
-}
-
-/// An artifact read by a fit, as the type it was fitted as.
-///
-/// # Errors
-/// If the artifact is of another type, which a graph built through [`Graph`] cannot contain.
-pub fn loaded<A: Artifact>(artifacts: &[Loaded], at: usize) -> Result<&A, KernelError> {
-    artifacts
-        .get(at)
-        .and_then(|a| a.downcast_ref::<A>())
-        .ok_or_else(|| format!("artifact {at} is missing or of another type"))
 }

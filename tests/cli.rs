@@ -139,6 +139,45 @@ fn a_delta_taken_back_leaves_no_trace_and_is_not_applied_twice() {
 }
 
 #[test]
+fn what_changed_since_an_epoch_is_what_a_copy_of_then_lacks() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let rows = |more: &[&str]| -> Vec<serde_json::Value> {
+        let text = place.ok("dump", FILTER, &[&["--table", "long_term"], more].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut copy = rows(&[]);
+    let (gone, busy) = (copy[3]["user_id"].as_u64().unwrap(), copy[1]["user_id"].as_u64().unwrap());
+    let clicks = fs::read_to_string(place.path("data/events.csv")).unwrap();
+    // The clicks of a user as rows of a delta, of that user or of another one.
+    let clicks_of = |user: u64, now: u64, diff: i64| -> String {
+        let rest = clicks.lines().filter_map(|line| line.strip_prefix(&format!("{user},")));
+        rest.map(|rest| format!("{now},{rest},{diff}\n")).collect()
+    };
+    let delta = [
+        "user_id,item_id,rating,timestamp,diff\n",
+        &clicks_of(gone, gone, -1),
+        &clicks_of(busy, busy, 1),
+        &clicks_of(busy, 99, 1),
+    ];
+    let delta = place.write("delta.csv", &delta.concat());
+    place.ok("run", FILTER, &["--delta", &format!("events={delta}")]);
+    let changes = rows(&["--changes-since", "1"]);
+    assert_eq!(changes.len(), 3);
+    assert!(changes.contains(&serde_json::json!({ "user_id": gone, "deleted": true })), "{changes:?}");
+    for change in changes {
+        copy.retain(|row| row["user_id"] != change["user_id"]);
+        copy.extend((change["deleted"] != true).then_some(change));
+    }
+    copy.sort_by_key(|row| row["user_id"].as_u64());
+    assert_eq!(copy, rows(&[]));
+    assert_eq!(rows(&["--changes-since", "0"]), copy);
+    assert!(rows(&["--changes-since", "2"]).is_empty());
+    place.fails("dump", FILTER, &["--table", "long_term", "--changes-since", "3"], 64, &["no epoch 3"]);
+    place.fails("dump", FILTER, &["--table", "memo", "--changes-since", "1"], 64, &["not kept"]);
+}
+
+#[test]
 fn appended_rows_are_the_delta_and_a_rewritten_file_is_refused() {
     let place = Place::new();
     place.ok("run", FILTER, &[]);
@@ -192,6 +231,62 @@ fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
     place.write("bad.yaml", &text.replacen("op: click_filter,", "op: click_filter, model: m,", 1));
     place.fails("check", "bad.yaml", &[], 78, &["has no use for `m`", "remove `model`"]);
     case("mapping: all", "mapping: every", &["mapping"]);
+}
+
+#[test]
+fn a_name_that_would_lead_out_of_the_folder_of_states_is_refused() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let written = "name: example-click-filter";
+    assert!(text.contains(written));
+    for name in ["../up", "..", "a/b", "'a\\b'", "''", "a b", &"x".repeat(61)] {
+        place.write("bad.yaml", &text.replacen(written, &format!("name: {name}"), 1));
+        place.fails(
+            "run",
+            "bad.yaml",
+            &[],
+            78,
+            &["bad.yaml:3:7: error", "is no name for a pipeline", "use letters"],
+        );
+    }
+    assert!(!place.path("state").exists());
+}
+
+#[test]
+fn a_refit_of_nothing_is_refused_and_a_refit_of_something_is_not() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let refit = |op: &str| text.replacen(op, &format!("{op}, refit: {{ when: once }}"), 1);
+    place.write("bad.yaml", &refit("op: click_filter"));
+    place.fails(
+        "check",
+        "bad.yaml",
+        &[],
+        78,
+        &["bad.yaml:", "click_filter fits nothing", "remove `refit`", "^^^^"],
+    );
+    place.write("good.yaml", &refit("op: category_map"));
+    place.ok("check", "good.yaml", &[]);
+}
+
+#[test]
+fn models_come_from_another_state_that_has_some() {
+    let place = Place::new();
+    place.ok("run", FILTER, &[]);
+    let state = place.path("state").display().to_string();
+    let same = place.path("data/../state").display().to_string();
+    let none = place.path("data").display().to_string();
+    for command in ["run", "plan"] {
+        place.fails(command, FILTER, &["--models-from", &state], 64, &["is the state of this run"]);
+        place.fails(command, FILTER, &["--models-from", &same], 64, &["is the state of this run"]);
+        place.fails(command, FILTER, &["--models-from", &none], 66, &["nothing was ever run in it"]);
+        place.fails(command, FILTER, &["--models-from", "nowhere"], 66, &["nothing was ever run in it"]);
+    }
+    let expected = place.dump(FILTER, &TABLES);
+    fs::rename(place.path("state"), place.path("other")).unwrap();
+    let other = place.path("other").display().to_string();
+    place.ok("run", FILTER, &["--models-from", &other]);
+    assert_eq!(place.dump(FILTER, &TABLES), expected);
 }
 
 #[test]

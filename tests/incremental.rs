@@ -17,10 +17,12 @@ use coea_engine::{
         driver::{Driver, Options},
         report::{Basis, Report},
     },
-    state::tables::Tables,
+    serve::{self, Relation, View},
+    state::{manifest::Manifest, tables::Tables},
     testing::Bench,
     verify,
 };
+use coea_operators::row::Row;
 use proptest::prelude::*;
 
 const PIPELINE: &str = "\
@@ -166,6 +168,35 @@ fn check(bench: &Bench, state: &str, calls: Calls) -> BTreeSet<[u8; 32]> {
     fresh.asked.into_values().flatten().collect()
 }
 
+/// Tables by name: each key with its rows, as a dump shows them.
+type Shown = BTreeMap<String, BTreeMap<Row, Vec<Row>>>;
+
+/// A copy of all tables as of an epoch, brought up to date by what changed since.
+fn brought_up(bench: &Bench, state: &str, mut copy: Shown, since: u64) -> Shown {
+    let view = View::open(bench.plan.clone(), &bench.path(state)).unwrap();
+    for (name, relation) in Relation::all(&bench.plan) {
+        let width = relation.key_width(&bench.plan);
+        let mut changed: BTreeMap<Row, Vec<Row>> = BTreeMap::new();
+        let mut note = |change| match change {
+            serve::Change::Row(row) => {
+                let (key, rest) = row.split_at(width);
+                let key = Row::new(key.iter().cloned());
+                changed.entry(key).or_default().push(Row::new(rest.iter().cloned()));
+            }
+            serve::Change::Gone(key) => assert!(changed.insert(key, Vec::new()).is_none()),
+        };
+        if view.changes_since(relation, since, &mut note).unwrap() {
+            let table = copy.entry(name).or_default();
+            table.extend(changed);
+            table.retain(|_, rows| !rows.is_empty());
+        } else {
+            assert!(matches!(relation, Relation::Memo | Relation::Groups(_)), "{name}");
+            copy.remove(&name);
+        }
+    }
+    copy
+}
+
 fn memo_keys(bench: &Bench, state: &str) -> BTreeSet<[u8; 32]> {
     let mut keys = BTreeSet::new();
     let memo = bench.state(state).unwrap().memo;
@@ -293,6 +324,38 @@ fn an_answer_that_is_asked_for_again_is_not_paid_for_again() {
     check(&bench, "state", Calls::Again);
 }
 
+/// The rows that the state says a source holds.
+fn rows_of(bench: &Bench, state: &str, source: &str) -> i64 {
+    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
+    Manifest::load(&snapshot.layered("meta")).unwrap().sources[source].rows
+}
+
+#[test]
+fn a_click_that_alters_nothing_read_from_it_costs_no_call() {
+    let bench = bench();
+    begin(&bench, "state");
+    let (before, rows) = (readable(&bench, "state"), rows_of(&bench, "state", "events"));
+    let click = |time| [event(1, 4, 4, time, 1)];
+    // User 1's first click of what item 4 is labelled, and older than the newest that are recent:
+    // one click of a category is fewer than `min_clicks`.
+    let plan = bench.epoch("state", Options { dry: true, ..delta(&bench, &click(0)) }).unwrap();
+    let calls = bench.models.calls();
+    let run = apply(&bench, "state", &click(0), 1);
+    assert_eq!(bench.models.calls(), calls);
+    for node in plan.nodes.iter().chain(&run.nodes) {
+        let asked = (node.calls.calls, node.calls.memo_hits, node.changed);
+        assert_eq!((asked, node.calls_basis, node.changed_basis), ((0, 0, 0), Basis::Exact, Basis::Exact));
+    }
+    // It was taken in all the same: a second click of the category makes both count.
+    assert_eq!((run.epoch, rows_of(&bench, "state", "events")), (2, rows + 1));
+    assert_eq!(readable(&bench, "state"), before);
+    let second = apply(&bench, "state", &click(1), 1);
+    let of = |name: &str| second.nodes.iter().find(|node| node.node == name).unwrap();
+    assert_eq!((of("long_term").changed, of("embedding").calls.calls), (1, 1));
+    let kept = &readable(&bench, "state")["long_term"][0];
+    assert!(kept.starts_with("[1] [[1,4,4,1],"), "{kept}");
+}
+
 #[test]
 fn a_prompt_that_two_nodes_ask_is_one_call_and_planned_as_one() {
     let mut bench = bench();
@@ -317,10 +380,18 @@ proptest! {
         let bench = bench();
         begin(&bench, "state");
         let mut asked = check(&bench, "state", Calls::Memo);
+        let mut copies = vec![brought_up(&bench, "state", Shown::new(), 0)];
         for epoch in &epochs {
             apply(&bench, "state", epoch, workers);
             asked.extend(check(&bench, "state", Calls::Again));
             prop_assert!(memo_keys(&bench, "state").is_subset(&asked));
+            let mut now = brought_up(&bench, "state", Shown::new(), 0);
+            for (copy, since) in copies.iter().zip(1..) {
+                let brought = brought_up(&bench, "state", copy.clone(), since);
+                now.retain(|name, _| brought.contains_key(name));
+                prop_assert_eq!(&brought, &now, "since {}", since);
+            }
+            copies.push(now);
         }
     }
 

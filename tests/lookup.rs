@@ -1,16 +1,26 @@
-//! Lookups against a state whose tables are written by hand: which rung answers whom, and what the
-//! history takes away.
+//! Lookups: which rung answers whom, and what the history takes away. First against a state whose
+//! tables are written by hand, also through the real binary; then against one that was run, where a
+//! lookup must find the very keys that the prompt builder wrote.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+    sync::Arc,
+};
 
 use coea_engine::{
     lower::lower,
     models::ModelProvider,
     plan::Plan,
     registry::Registry,
-    serve::{Places, Relation, Rung, View, lookup, lookup::LookupError},
+    runtime::driver::Options,
+    serve::{
+        Found, Places, Relation, Rung, View, lookup,
+        lookup::{LookupError, Served},
+    },
     spec,
     state::{
         State,
@@ -18,12 +28,13 @@ use coea_engine::{
         manifest::{Manifest, SourceState},
         tables::Tables,
     },
+    testing::Bench,
 };
 use coea_operators::{
     label_model::LabelModel,
     prompt_builder::store_key,
     row::{Keyed, Row, Value},
-    shape::{Cost, KernelError},
+    shape::{CallError, Cost, KernelError},
 };
 
 /// A model that is never asked.
@@ -39,11 +50,11 @@ impl LabelModel for Silent {
         _: &[String],
         _: &[String],
         _: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), KernelError> {
-        Err("a lookup asks no model".to_string())
+    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
+        Err("a lookup asks no model".into())
     }
 
-    fn price(&self, _: &[String]) -> Result<Cost, KernelError> {
+    fn price(&self, _: &[String]) -> Result<Cost, CallError> {
         Ok(Cost::default())
     }
 }
@@ -171,4 +182,153 @@ fn tables_come_by_name_in_order_of_their_keys() {
         let width = relation.columns(&plan).len();
         assert!(rows(&name).iter().all(|row| row.len() == width), "{name}");
     }
+}
+
+/// Standard output and standard error of a lookup by the binary, which must succeed.
+fn by_binary(state: &Path, more: &[&str]) -> (String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coea-engine"));
+    let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/movielens-100k.yaml");
+    let output = command.arg("lookup").arg(pipeline).arg("--state").arg(state).args(more).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let said = text(output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    (text(output.stdout), said)
+}
+
+#[test]
+fn an_unknown_user_is_answered_by_the_default_and_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    for (id, note) in [("4", "user 4 is not known; the default answers"), ("2", "user 2 has no group yet")] {
+        let (answer, said) = by_binary(dir.path(), &["--user", id, "--format", "json"]);
+        assert!(said.contains(note), "{said}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((&answer["rung"], &answer["cold_start"]), (&"default".into(), &true.into()));
+        assert_eq!(
+            (&answer["group"], &answer["categories"][0]["category"]),
+            (&"default".into(), &"H".into())
+        );
+    }
+    let (known, said) = by_binary(dir.path(), &["--user", "1", "--format", "json"]);
+    assert!(known.contains(r#""cold_start": false"#) && !said.contains("default answers"), "{said}");
+    assert_eq!(by_binary(dir.path(), &["--user", "4", "--quiet"]).1, "");
+}
+
+const LADDER: &str = "\
+version: 1
+name: ladder
+sources:
+  events:
+    connector: files
+    with:
+      path: events.csv
+      format: csv
+      columns: { user_id: u64, item_id: u64, timestamp: timestamp }
+      time: { column: timestamp }
+  items:
+    connector: files
+    with: { path: items.csv, format: csv, columns: { item_id: u64, genres: list<text> } }
+  groups:
+    connector: files
+    with: { path: groups.csv, format: csv, columns: { user_id: u64, group: text } }
+  profiles:
+    connector: files
+    with: { path: profiles.csv, format: csv, columns: { group: text, profile: text } }
+models:
+  novelty: { kind: language_model, base: small }
+nodes:
+  label: { op: category_map, in: [items, events], with: { mapping: all } }
+  recent: { op: recent_categories, in: [events, label], with: { last: 2, keep: 2 } }
+  prompt:
+    op: prompt_builder
+    in: [groups, profiles, recent]
+    with: { template: prompt.jinja, fallbacks: [one_recent, group, default] }
+  novel: { op: llm_sampler, in: [prompt, label], model: novelty, with: { candidates: 6, seed: 7 } }
+  scored: { op: scorer, in: [novel, prompt], model: novelty, with: { template: prompt.jinja } }
+  aligned: { op: align, in: scored, with: { threshold: 0.0 } }
+sinks:
+  store:
+    connector: kv
+    in: aligned
+    with: { serve: 99, enough: 6, fallbacks: [one_recent, group, default] }
+";
+
+/// Users of two groups; of each group, those whose numbers agree in `user / 6` have the same two
+/// recent categories and an older click of their own.
+const LADDER_USERS: u64 = 30;
+const LADDER_ITEMS: u64 = 12;
+
+fn ladder() -> Bench {
+    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    files.insert("items.csv", "item_id,genres\n".to_string());
+    files.insert("events.csv", "user_id,item_id,timestamp\n".to_string());
+    files.insert("groups.csv", "user_id,group\n".to_string());
+    files.insert("profiles.csv", "group,profile\ng0,calm\ng1,loud\ndefault,anybody\n".to_string());
+    files.insert("prompt.jinja", "{{ group }}, {{ profile }}, {{ recent | join(' ') }}: next?".to_string());
+    files.insert("pipeline.yaml", LADDER.to_string());
+    for item in 0..LADDER_ITEMS {
+        *files.get_mut("items.csv").unwrap() += &format!("{item},genre{item}\n");
+    }
+    for user in 0..LADDER_USERS {
+        *files.get_mut("groups.csv").unwrap() += &format!("{user},g{}\n", user % 2);
+        let clicks = [(user * 7 % LADDER_ITEMS, 1), (user / 6 * 2, 2), (user / 6 * 2 + 1, 3)];
+        for (item, time) in clicks {
+            *files.get_mut("events.csv").unwrap() += &format!("{user},{item},{time}\n");
+        }
+    }
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let bench = Bench::new(&files).unwrap();
+    bench.epoch("state", Options { workers: 1, ..Options::default() }).unwrap();
+    bench
+}
+
+fn names_and_scores(served: &[Served]) -> Vec<(&str, f64)> {
+    served.iter().map(|served| (served.category.as_str(), served.score)).collect()
+}
+
+#[test]
+fn every_rung_finds_the_key_that_the_prompt_builder_wrote() {
+    let bench = ladder();
+    let view = View::open(bench.plan.clone(), &bench.path("state")).unwrap();
+    let places = Places::find(&bench.plan).unwrap();
+    let mut answered: BTreeSet<&str> = BTreeSet::new();
+    for user in 0..=LADDER_USERS {
+        let found = lookup(&view, &places, &user.to_string()).unwrap();
+        let (answer, attempt) = (&found.answer, &found.attempts[found.chosen]);
+        answered.insert(answer.rung.word());
+        assert!(found.attempts.iter().all(|attempt| attempt.found), "user {user}: {:?}", found.attempts);
+        assert!(found.attempts[..found.chosen].iter().all(|earlier| earlier.left < attempt.left));
+        // The row's own words for what the key is made of.
+        let row = view.row("aligned", &attempt.key).unwrap().unwrap();
+        let recent: Vec<String> = row[0].as_list().unwrap().iter().map(Value::to_string).collect();
+        match answer.rung {
+            Rung::Key => assert_eq!(recent, answer.recent),
+            Rung::OneRecent => assert!(recent.len() == 1 && answer.recent.contains(&recent[0])),
+            Rung::Group | Rung::Default => assert!(recent.is_empty()),
+        }
+        let group = if answer.rung == Rung::Default { "default" } else { answer.group.as_str() };
+        assert_eq!(attempt.key[0], Value::text(group));
+        let novel: Vec<Served> = attempt.listed.iter().filter(|served| !served.seen).cloned().collect();
+        assert_eq!(answer.categories, novel, "user {user}");
+    }
+    assert_eq!(answered, ["default", "group", "key", "one_recent"].into());
+}
+
+#[test]
+fn users_of_one_key_share_one_list_before_their_histories_filter_it() {
+    let bench = ladder();
+    let view = View::open(bench.plan.clone(), &bench.path("state")).unwrap();
+    let places = Places::find(&bench.plan).unwrap();
+    let found: Vec<Found> =
+        (0..LADDER_USERS).map(|user| lookup(&view, &places, &user.to_string()).unwrap()).collect();
+    let mut lists: BTreeMap<&Row, Vec<(&str, f64)>> = BTreeMap::new();
+    let mut left: BTreeMap<&Row, BTreeSet<usize>> = BTreeMap::new();
+    for attempt in found.iter().flat_map(|found| &found.attempts) {
+        let listed = names_and_scores(&attempt.listed);
+        assert_eq!(lists.entry(&attempt.key).or_insert_with(|| listed.clone()), &listed);
+        left.entry(&attempt.key).or_default().insert(attempt.left);
+    }
+    let own = found.iter().map(|found| &found.attempts[0].key).collect::<BTreeSet<_>>();
+    assert_eq!(own.len(), 10, "three users share each of the ten keys");
+    assert!(left.values().any(|left| left.len() > 1), "no history filters anything: {left:?}");
 }

@@ -6,15 +6,15 @@ use coea_operators::{
     row::{Row, Value},
     schema::Column,
 };
-use serde::Serialize;
+use serde::{Serialize, ser::SerializeMap};
 use serde_json::Value as Json;
 
 use super::{Common, Failure, output};
 use crate::{
     diagnostic::did_you_mean,
     plan::{Plan, PlanNode},
-    serve::{Relation, View, lookup::key_text, lookup::texts},
-    state::StateError,
+    serve::{Change, Relation, View, lookup::key_text, lookup::texts},
+    state::{StateError, changes::KEPT},
 };
 
 /// A table as JSON lines, sorted by key.
@@ -26,7 +26,8 @@ pub struct Args {
     /// A sink, a node, `groups`, `memo`, `dead_letters`, `unmatched_retractions` or `errors`.
     #[arg(long, value_name = "T")]
     pub table: String,
-    /// Only what changed after an epoch.
+    /// Only keys whose rows differ from what they were at an epoch: their rows as they are now, and
+    /// for a key that is gone its columns and `"deleted":true`.
     #[arg(long, value_name = "EPOCH")]
     pub changes_since: Option<u64>,
 }
@@ -51,37 +52,36 @@ struct Scored {
 /// Runs the command.
 ///
 /// # Errors
-/// If there is no such table, or nothing was run yet.
+/// If there is no such table, its changes are not known, or nothing was run yet.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
     let plan = view.plan.clone();
     let relation = find(&plan, &args.table)?;
-    if let Some(since) = args.changes_since {
-        return changes_since(since, view.manifest.epoch);
-    }
+    let (since, epoch) = (args.changes_since.unwrap_or(0), view.manifest.epoch);
     let mut out = output::Out::new();
     let mut broken = Ok(());
-    each_line(&view, relation, &mut |document| {
-        if broken.is_ok() {
-            broken = output::line(&mut out, document);
-        }
-    })?;
+    let known = since <= epoch
+        && each_line(&view, relation, since, &mut |document| {
+            if broken.is_ok() {
+                broken = output::line(&mut out, document);
+            }
+        })?;
+    if !known {
+        return Err(unknown_changes(&args.table, since, epoch));
+    }
     broken?;
     out.finish()
 }
 
-/// Changes are not kept between epochs, so only the newest epoch has an answer: none.
-fn changes_since(since: u64, epoch: u64) -> Result<(), Failure> {
-    if since < epoch {
-        return Err(output::usage(format!(
-            "changes since epoch {since} are not kept yet; the state is at epoch {epoch}: \
-             dump the whole table without --changes-since"
-        )));
-    }
+/// Why the changes of a table since an epoch cannot be told.
+fn unknown_changes(table: &str, since: u64, epoch: u64) -> Failure {
     if since > epoch {
-        return Err(output::usage(format!("there is no epoch {since} yet; the state is at epoch {epoch}")));
+        return output::usage(format!("there is no epoch {since} yet; the state is at epoch {epoch}"));
     }
-    Ok(())
+    output::usage(format!(
+        "changes of `{table}` since epoch {since} are not kept; the state is at epoch {epoch} and keeps \
+         those of {KEPT} epochs, of nodes, sinks and errors: dump the whole table without --changes-since"
+    ))
 }
 
 /// The table of a name, a source's not among them.
@@ -103,6 +103,7 @@ fn find(plan: &Plan, name: &str) -> Result<Relation, Failure> {
 enum Document<'a> {
     Entry(Box<Entry>),
     Record(&'a [Column], &'a Row),
+    Deleted(&'a [Column], &'a Row),
 }
 
 impl Serialize for Document<'_> {
@@ -110,32 +111,42 @@ impl Serialize for Document<'_> {
         match self {
             Document::Entry(entry) => entry.serialize(serializer),
             Document::Record(columns, row) => output::Record(columns, row).serialize(serializer),
+            Document::Deleted(columns, key) => {
+                let mut map = serializer.serialize_map(None)?;
+                for (column, cell) in columns.iter().zip(key.iter()) {
+                    map.serialize_entry(&column.name, &output::Cell(cell, &column.ty))?;
+                }
+                map.serialize_entry("deleted", &true)?;
+                map.end()
+            }
         }
     }
 }
 
+/// Visits what differs from epoch `since`, in the order of the keys; since epoch 0 that is the whole
+/// table. Says whether it is known.
 fn each_line(
     view: &View,
     relation: Relation,
+    since: u64,
     visit: &mut dyn FnMut(&Document<'_>),
-) -> Result<(), StateError> {
-    let plan = view.plan.clone();
-    let columns = relation.columns(&plan);
-    let Relation::Store(at) = relation else {
-        return view.for_each(relation, &mut |row| visit(&Document::Record(&columns, &row)));
+) -> Result<bool, StateError> {
+    let columns = relation.columns(&view.plan);
+    let versions = match relation {
+        Relation::Store(at) => Some(view.model_versions(&view.plan.nodes[at])),
+        _ => None,
     };
-    let versions = view.model_versions(&plan.nodes[at]);
-    view.for_each(relation, &mut |row| {
-        let text = |at: usize| row.get(at).map(Value::to_string).unwrap_or_default();
-        let entry = Entry {
-            key: text(0),
+    view.changes_since(relation, since, &mut |change| match (&change, &versions) {
+        (Change::Gone(key), _) => visit(&Document::Deleted(&columns, key)),
+        (Change::Row(row), None) => visit(&Document::Record(&columns, row)),
+        (Change::Row(row), Some(versions)) => visit(&Document::Entry(Box::new(Entry {
+            key: row[0].to_string(),
             group: row[1].to_json(),
             recent: texts(row.get(2)),
             stale: row.get(3) == Some(&Value::Bool(true)),
             model_versions: versions.clone(),
             categories: scored(row.get(4)),
-        };
-        visit(&Document::Entry(Box::new(entry)));
+        }))),
     })
 }
 
@@ -182,12 +193,5 @@ mod tests {
                 r#""model_versions":{"novelty":"b1"},"categories":[{"category":"War","score":0.75}]}"#
             )
         );
-    }
-
-    #[test]
-    fn only_the_current_epoch_has_known_changes() {
-        assert!(changes_since(3, 3).is_ok());
-        assert_eq!(changes_since(2, 3).unwrap_err().code, 64);
-        assert_eq!(changes_since(4, 3).unwrap_err().code, 64);
     }
 }

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything for a person to stderr; a failure is one message and one
 //! documented exit code.
 
+mod assets;
 mod check;
 mod data;
 mod dump;

@@ -13,10 +13,11 @@ use std::{
 use coea_operators::lm::LmTokenizer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Failure, Format, output};
+use super::{Failure, assets, output};
 use crate::{
-    fetch::{self, Listed},
+    fetch,
     models::{ModelProvider, RealModels},
+    runtime::RunError,
 };
 
 /// Language models.
@@ -30,17 +31,9 @@ pub struct Args {
 /// What to do with models.
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
-    /// Lists the models that can be asked for by name.
-    List {
-        /// How results are printed.
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
-    },
-    /// Brings a model into the cache and prints its path.
-    Fetch {
-        /// Its name.
-        name: String,
-    },
+    /// Lists or fetches them.
+    #[command(flatten)]
+    Assets(assets::Action),
     /// Token ids of texts: {"text"} → {"ids","ids_plain"}.
     Tokenize(Batch),
     /// Log-probabilities of labels: {"prompt","labels"} → {"logprobs"}.
@@ -48,17 +41,17 @@ pub enum Action {
         /// What to score.
         #[command(flatten)]
         batch: Batch,
-        /// An adapter for the model.
+        /// An adapter for the model (not built yet).
         #[arg(long, value_name = "DIR")]
         adapter: Option<PathBuf>,
     },
-    /// Texts that a model writes.
+    /// Texts that a model writes (not built yet).
     Generate(Rest),
-    /// Makes a version of a model the one in use.
+    /// Makes a version of a model the one in use (not built yet).
     Promote(Rest),
-    /// Goes back to the version before.
+    /// Goes back to the version before (not built yet).
     Rollback(Rest),
-    /// Writes a version of a model to files.
+    /// Writes a version of a model to files (not built yet).
     Export(Rest),
 }
 
@@ -86,8 +79,7 @@ pub struct Rest {
 /// If a model or file is unknown or cannot be read (66), a line is wrong, or the model fails.
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
-        Action::List { format } => listed(&fetch::models(), *format),
-        Action::Fetch { name } => output::text(&format!("{}\n", fetch::model(name)?.path.display())),
+        Action::Assets(action) => assets::run(action, fetch::models, |name| Ok(fetch::model(name)?.path)),
         Action::Tokenize(batch) => tokenize(batch),
         Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
         Action::Score { batch, adapter: None } => score(batch, &RealModels),
@@ -100,26 +92,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn not_built(what: &str) -> Failure {
     output::usage(format!("`{what}` is not built yet"))
-}
-
-/// Prints registered assets.
-///
-/// # Errors
-/// If standard output cannot be written.
-pub fn listed(assets: &[Listed], format: Format) -> Result<(), Failure> {
-    if format == Format::Json {
-        return output::document(&assets);
-    }
-    let row = |asset: &Listed| {
-        let size = format!("{:.1} MB", asset.bytes as f64 / 1e6);
-        let place = match (asset.cached, asset.fetched) {
-            (true, _) => "here".to_string(),
-            (false, true) => format!("{size} to fetch"),
-            (false, false) => "yours to bring".to_string(),
-        };
-        vec![asset.name.to_string(), place, asset.licence.to_string(), asset.about.to_string()]
-    };
-    output::text(&output::columns(&assets.iter().map(row).collect::<Vec<_>>()))
 }
 
 /// The lines of a file; empty ones are passed over.
@@ -151,7 +123,8 @@ struct Tokens {
 
 fn tokenize(batch: &Batch) -> Result<(), Failure> {
     let texts: Vec<Text> = lines(&batch.input)?;
-    let tokenizer = LmTokenizer::open(&fetch::model(&batch.base)?.path).map_err(output::failed)?;
+    let path = fetch::model(&batch.base)?.path;
+    let tokenizer = LmTokenizer::open(&path).map_err(|error| Failure::new(66, format!("error: {error}")))?;
     let mut out = output::Out::new();
     for Text { text } in texts {
         let encode = |control| tokenizer.encode(&text, control).map_err(output::failed);
@@ -178,7 +151,8 @@ fn score(batch: &Batch, models: &dyn ModelProvider) -> Result<(), Failure> {
     let mut answers: Vec<Vec<f32>> = vec![Vec::new(); questions.len()];
     for (labels, places) in by_labels(&questions) {
         let prompts: Vec<String> = places.iter().map(|at| questions[*at].prompt.clone()).collect();
-        let (scores, _) = model.score(labels, &prompts, &mut |_| {}).map_err(output::failed)?;
+        let (scores, _) =
+            model.score(labels, &prompts, &mut |_| {}).map_err(|error| RunError::call(&batch.base, error))?;
         for (at, score) in places.into_iter().zip(scores) {
             answers[at] = score.map_err(|cause| output::failed(format!("question {}: {cause}", at + 1)))?;
         }

@@ -86,6 +86,7 @@ fn read_json(file: &Path) -> Result<Json, Failure> {
 /// What would keep a run from beginning.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let loaded = args.common.load()?;
+    args.epoch.check_models_from(&loaded)?;
     let bars = Bars::new(&args.common);
     let report = foresee(&loaded, args, &bars)?;
     if let Some(file) = &args.out {

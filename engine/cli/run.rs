@@ -1,17 +1,17 @@
 //! `run`: takes in what is new and brings every table up to date.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Common, Failure, Flags, Format, Loaded, print, print_json, progress::Bars, tree};
+use super::{Common, Failure, Flags, Format, Loaded, output, print, print_json, progress::Bars, tree};
 use crate::{
     runtime::{
         RunError,
         driver::{Driver, Options},
         report::Report,
     },
-    state::State,
+    state::{State, manifest::Manifest},
 };
 
 /// Users looked up after the first run of a pipeline.
@@ -43,6 +43,26 @@ fn delta(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl Epoch {
+    /// Refuses `--models-from` a folder that has no models to take: without them a run would fit its
+    /// own and say nothing, and a state that lends itself its models has a run for that already.
+    ///
+    /// # Errors
+    /// Exit 64 if it is the state of this very run, 66 if nothing was ever run in it.
+    pub fn check_models_from(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let Some(dir) = &self.models_from else { return Ok(()) };
+        let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+        if place(dir) == place(&loaded.state_dir) {
+            let message = "is the state of this run, which keeps its models anyway; name another one";
+            return Err(output::usage(format!("--models-from {} {message}", dir.display())));
+        }
+        let manifest = Manifest::load(&State::read(dir)?.snapshot()?.layered("meta"))?;
+        if manifest.epoch == 0 {
+            let message = format!("error: --models-from {}: nothing was ever run in it", dir.display());
+            return Err(Failure::new(66, message));
+        }
+        Ok(())
+    }
+
     /// The driver's options.
     pub fn options(&self, dry: bool) -> Options {
         Options {
@@ -111,6 +131,7 @@ pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<Report, R
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let (common, given) = args.resolved()?;
     let loaded = common.load()?;
+    given.check_models_from(&loaded)?;
     if let Some(file) = &args.plan {
         super::plan::check_fresh(file, &loaded, &given)?;
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, Failure, Format, print, print_json};
+use super::{Common, Failure, Format, output, print, print_json};
 use crate::{state::State, verify::verify};
 
 /// Differences printed before they are only counted.
@@ -26,8 +26,7 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let loaded = args.common.load()?;
     let state = State::read(&loaded.state_dir)?;
-    let failed = |e: String| Failure::new(1, format!("error: {e}"));
-    let differences = verify(&loaded.plan, &state, args.recompute).map_err(|e| failed(e.to_string()))?;
+    let differences = verify(&loaded.plan, &state, args.recompute)?;
     match args.common.format {
         Format::Json => print_json(&json!({
             "schema": "coea.verify/1",
@@ -46,6 +45,6 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     }
     match differences.len() {
         0 => Ok(()),
-        n => Err(failed(format!("{n} differences between what is stored and what it should be"))),
+        n => Err(output::failed(format!("{n} differences between what is stored and what it should be"))),
     }
 }

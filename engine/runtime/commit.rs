@@ -15,6 +15,7 @@ use super::{
     render::{Channel, memo_row},
 };
 use crate::state::{
+    changes,
     manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
     memo::{Marks, MemoKey},
     tables::{Tables, consolidate},
@@ -124,7 +125,10 @@ impl Driver<'_> {
         for (source, digest) in &self.epoch.applied {
             deltas.put(delta_key(source, digest), epoch.to_be_bytes().to_vec());
         }
+        let mut changed = snapshot.layered("changes");
+        changes::record(epoch, &self.tables, &mut changed)?;
         let mut all = vec![("meta", meta.take()), ("deltas", deltas.take()), ("tables", self.tables.take())];
+        all.push(("changes", changed.take()));
         for folds in self.workers.take()? {
             all.extend([("history", folds.history), ("index", folds.index), ("counts", folds.counts)]);
         }

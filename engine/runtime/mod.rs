@@ -11,6 +11,8 @@ pub mod report;
 pub mod settle;
 pub mod worker;
 
+use coea_operators::shape::CallError;
+
 use crate::{connectors::SourceError, state::StateError};
 
 /// Why an epoch did not come about. Nothing of it is committed; answers paid for are kept.
@@ -38,6 +40,14 @@ pub enum RunError {
         /// What it could not do.
         cause: String,
     },
+    /// A model's file.
+    #[error("{node}: {cause}")]
+    Unavailable {
+        /// The node that needs the model.
+        node: String,
+        /// Why it cannot be had, and what to do.
+        cause: String,
+    },
     /// The budget.
     #[error("stopped at --max-calls {0}; answers so far are kept: run again to go on")]
     Budget(u64),
@@ -50,12 +60,22 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// What kept a node from fitting or asking.
+    pub fn call(node: &str, error: impl Into<CallError>) -> Self {
+        let node = node.to_string();
+        match error.into() {
+            CallError::Failed(cause) => RunError::Node { node, cause },
+            CallError::Unavailable(cause) => RunError::Unavailable { node, cause },
+        }
+    }
+
     /// The exit code of a command that meets it.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::State(StateError::Locked(_)) => 75,
             RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } => 1,
             RunError::Source { error, .. } => error.exit_code(),
+            RunError::Unavailable { .. } => 66,
             RunError::Budget(_) => 4,
             RunError::SourceChanged(_) => 78,
             RunError::StalePlan(_) => 3,

@@ -108,16 +108,15 @@ impl Driver<'_> {
             }
             None => {
                 let node = &plan.leaves[leaf].node;
-                let failed = |cause: String| RunError::Node { node: node.clone(), cause };
                 let loaded: Vec<Loaded> = read
                     .iter()
                     .map(|artifact| self.artifacts.get(&artifact.digest))
                     .collect::<Result<_, _>>()
-                    .map_err(failed)?;
+                    .map_err(|cause| RunError::call(node, cause))?;
                 let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
                 let what = format!("fit {}", plan.leaf_name(leaf));
                 let mut tell = |p: Progress<'_>| self.listener.progress(&what, p.done, p.total, p.note);
-                kernel(&views, &loaded, &mut tell).map_err(failed)?
+                kernel(&views, &loaded, &mut tell).map_err(|error| RunError::call(node, error))?
             }
         };
         let digest = match self.options.dry {
@@ -196,11 +195,9 @@ impl Driver<'_> {
         let plan = self.plan.clone();
         let Shape::Infer { kernel, artifact, .. } = &plan.leaves[leaf].shape else { return Ok(()) };
         let node = plan.leaves[leaf].node.clone();
-        let failed = |cause: String| RunError::Node { node: node.clone(), cause };
-        let loaded = match artifact.and_then(|artifact| self.fitted.get(&artifact)) {
-            Some(artifact) => Some(self.artifacts.get(&artifact.digest).map_err(failed)?),
-            None => None,
-        };
+        let loaded = artifact.and_then(|artifact| self.fitted.get(&artifact));
+        let loaded = loaded.map(|artifact| self.artifacts.get(&artifact.digest)).transpose();
+        let loaded = loaded.map_err(|cause| RunError::call(&node, cause))?;
         // In order of the request, so that neighbours share the beginnings of their prompts.
         let mut requests: Vec<(Row, MemoKey)> =
             self.unanswered(leaf).map(|(key, request)| (request.clone(), *key)).collect();
@@ -219,7 +216,7 @@ impl Driver<'_> {
                 .run(loaded.as_ref(), &rows, &mut |n| {
                     listener.progress(&node, done + n as u64, total, "calls")
                 })
-                .map_err(failed)?;
+                .map_err(|error| RunError::call(&node, error))?;
             done += rows.len() as u64;
             if !kernel.cheap() {
                 self.epoch.spent += rows.len() as u64;
@@ -283,7 +280,7 @@ impl Driver<'_> {
             let node = plan.leaves[leaf].node.clone();
             let known = self.manifest.throughput.get(&node).copied().unwrap_or_default();
             let each = if known.calls > 0 { known.seconds / known.calls as f64 } else { 0.0 };
-            let cost = kernel.price(&requests).map_err(|cause| RunError::Node { node, cause })?;
+            let cost = kernel.price(&requests).map_err(|error| RunError::call(&node, error))?;
             let open = CallReport {
                 calls: requests.len() as u64,
                 cost,

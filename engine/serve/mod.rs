@@ -10,5 +10,5 @@ pub mod view;
 
 pub use lookup::{Answer, Found, LookupError, Rung, Served, lookup};
 pub use places::Places;
-pub use relations::Relation;
+pub use relations::{Change, Relation};
 pub use view::View;

@@ -18,7 +18,10 @@ use super::{
 use crate::{
     plan::{Plan, PlanNode, PlanSource},
     runtime::driver::source_table,
-    state::StateError,
+    state::{
+        StateError,
+        changes::{self, Difference},
+    },
 };
 
 /// A table by kind; the numbers are places in the plan.
@@ -137,6 +140,39 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+impl Relation {
+    /// The stored table behind it, whose rows it shows one by one; nothing where it is put together
+    /// from several.
+    fn stored(self, plan: &Plan) -> Option<&str> {
+        match self {
+            Relation::Store(at) | Relation::Node(at) => Some(&plan.nodes[at].name),
+            Relation::DeadLetters => Some("dead_letters"),
+            Relation::Unmatched => Some("unmatched_retractions"),
+            Relation::Errors => Some("errors"),
+            Relation::Groups(_) | Relation::Memo | Relation::Source(_) => None,
+        }
+    }
+
+    /// How many columns are the key.
+    pub fn key_width(self, plan: &Plan) -> usize {
+        match self {
+            Relation::Store(_) | Relation::Memo => 1,
+            Relation::Node(at) | Relation::Groups(at) => plan.nodes[at].schema.key.len(),
+            Relation::DeadLetters => 3,
+            Relation::Unmatched | Relation::Errors => 2,
+            Relation::Source(at) => plan.sources[at].key.len(),
+        }
+    }
+}
+
+/// What a key's rows became since an epoch.
+pub enum Change {
+    /// A row of a key whose rows differ.
+    Row(Row),
+    /// The key columns of a key that is gone.
+    Gone(Row),
+}
+
 impl View {
     /// Visits the rows of a table.
     ///
@@ -145,38 +181,75 @@ impl View {
     pub fn for_each(&self, relation: Relation, visit: &mut dyn FnMut(Row)) -> Result<(), StateError> {
         let plan = self.plan.clone();
         match relation {
-            Relation::Store(at) => {
-                let node = &plan.nodes[at];
-                let column = |name: &str| node.schema.column(name).map(|(at, _)| at);
-                let (recent, categories) = (column("recent"), column("categories"));
-                let cell =
-                    |row: &Row, at: Option<usize>| at.and_then(|at| row.get(at)).cloned().unwrap_or_default();
-                self.rows(&node.name, &mut |key, row| {
-                    let group = key.first().cloned().unwrap_or_default();
-                    // A key whose call failed has no row, so a row that is there is fresh.
-                    let stale = Value::Bool(false);
-                    let recent = cell(&row, recent);
-                    let key = Value::text(key_text(&key));
-                    visit(Row::from([key, group, recent, stale, cell(&row, categories)]));
-                })
-            }
-            Relation::Node(at) => self.rows(&plan.nodes[at].name, &mut |key, row| visit(key.concat(&row))),
             Relation::Groups(at) => self.groups(&plan, &plan.nodes[at], visit),
             Relation::Memo => self.memo.for_each(&mut |key, answer| {
                 let since = answer.unused_since.map_or(Value::Null, Value::U64);
                 visit(Row::from([Value::text(hex(key)), Value::text(answer.node), since]));
             }),
-            Relation::DeadLetters => self.rows("dead_letters", &mut |key, row| visit(key.concat(&row))),
-            Relation::Unmatched => self.rows("unmatched_retractions", &mut |key, row| {
-                let source = Value::text(self.source_name(&key));
-                visit(Row::from([source, spelled(key.get(1..).unwrap_or_default()), spelled(&row)]));
+            Relation::Source(at) => self.source_rows(&plan.sources[at], visit),
+            stored => self.rows(stored.stored(&plan).unwrap_or_default(), &mut |key, row| {
+                visit(self.shown(stored, &key, &row));
             }),
-            Relation::Errors => self.rows("errors", &mut |key, row| {
+        }
+    }
+
+    /// Visits what of a table differs from what it was at an epoch, in order of the keys. Says
+    /// whether that is known: it is of stored tables, for as many epochs as changes are kept.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn changes_since(
+        &self,
+        relation: Relation,
+        since: u64,
+        visit: &mut dyn FnMut(Change),
+    ) -> Result<bool, StateError> {
+        if since == 0 {
+            // Before the first epoch there was nothing.
+            self.for_each(relation, &mut |row| visit(Change::Row(row)))?;
+            return Ok(true);
+        }
+        let Some(table) = relation.stored(&self.plan) else { return Ok(false) };
+        let epochs = (since, self.manifest.epoch);
+        let Some(found) = changes::differences(&self.changes, &self.tables, table, epochs)? else {
+            return Ok(false);
+        };
+        for Difference { key, before, now } in found {
+            if now.is_empty() {
+                let last = before.first().map(|(row, _)| row.clone()).unwrap_or_default();
+                let shown = self.shown(relation, &key, &last);
+                visit(Change::Gone(Row::new(shown.iter().take(relation.key_width(&self.plan)).cloned())));
+            }
+            for (row, count) in now {
+                (0..count).for_each(|_| visit(Change::Row(self.shown(relation, &key, &row))));
+            }
+        }
+        Ok(true)
+    }
+
+    /// A row of a stored table in the columns of its relation.
+    fn shown(&self, relation: Relation, key: &Row, row: &Row) -> Row {
+        match relation {
+            Relation::Store(at) => {
+                let cell = |name: &str| {
+                    let column = self.plan.nodes[at].schema.column(name);
+                    column.and_then(|(at, _)| row.get(at)).cloned().unwrap_or_default()
+                };
+                let group = key.first().cloned().unwrap_or_default();
+                // A key whose call failed has no row, so a row that is there is fresh.
+                let stale = Value::Bool(false);
+                Row::from([Value::text(key_text(key)), group, cell("recent"), stale, cell("categories")])
+            }
+            Relation::Unmatched => {
+                let source = Value::text(self.source_name(key));
+                Row::from([source, spelled(key.get(1..).unwrap_or_default()), spelled(row)])
+            }
+            Relation::Errors => {
                 let node = key.first().cloned().unwrap_or_default();
                 let cause = row.first().cloned().unwrap_or_default();
-                visit(Row::from([node, spelled(key.get(1..).unwrap_or_default()), cause]));
-            }),
-            Relation::Source(at) => self.source_rows(&plan.sources[at], visit),
+                Row::from([node, spelled(key.get(1..).unwrap_or_default()), cause])
+            }
+            _ => key.concat(row),
         }
     }
 

@@ -16,7 +16,9 @@ use coea_operators::{
 
 use crate::{
     plan::{Plan, PlanNode, PlanSource},
-    state::{State, StateError, history::History, manifest::Manifest, memo::Memo, tables::Tables},
+    state::{
+        State, StateError, history::History, layered::Layered, manifest::Manifest, memo::Memo, tables::Tables,
+    },
 };
 
 /// Digits of a digest that are shown.
@@ -32,6 +34,8 @@ pub struct View {
     pub tables: Tables,
     /// Events.
     pub history: History,
+    /// What the last epochs changed in the tables.
+    pub changes: Layered,
     /// Remembered answers; of their own database, so as of now.
     pub memo: Memo,
     /// The folder of the state.
@@ -51,6 +55,7 @@ impl View {
             manifest: Manifest::load(&snapshot.layered("meta"))?,
             tables: Tables::new(snapshot.layered("tables")),
             history: History::new(snapshot.layered("history")),
+            changes: snapshot.layered("changes"),
             memo: state.memo,
             dir: state.dir,
         })

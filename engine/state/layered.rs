@@ -50,6 +50,22 @@ impl Layered {
         std::mem::take(&mut self.changes)
     }
 
+    /// The keys whose entries are others than the committed ones, with those.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn replaced(&self) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, StateError> {
+        let committed = Layered::new(self.committed.clone());
+        let mut replaced = Vec::new();
+        for (key, change) in &self.changes {
+            let before = committed.get(key)?;
+            if before != *change {
+                replaced.push((key.clone(), before));
+            }
+        }
+        Ok(replaced)
+    }
+
     /// The entry of a key, to be changed in place.
     ///
     /// # Errors

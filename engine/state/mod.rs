@@ -5,6 +5,7 @@
 //! paid for (model answers, finished fits) are in `memo.lmdb`, durable before the epoch is.
 
 pub mod block;
+pub mod changes;
 pub mod history;
 pub mod layered;
 pub mod manifest;
@@ -27,7 +28,7 @@ use self::layered::{Changes, Layered};
 pub type Bytes = heed::Database<types::Bytes, types::Bytes>;
 
 /// The databases of `state.lmdb`.
-pub const DATABASES: [&str; 6] = ["meta", "history", "index", "counts", "tables", "deltas"];
+pub const DATABASES: [&str; 7] = ["meta", "history", "index", "counts", "tables", "deltas", "changes"];
 
 /// The map is reserved address space, not memory or disk.
 const MAP_SIZE: usize = 1 << 38;

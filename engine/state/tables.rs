@@ -5,7 +5,7 @@
 
 use coea_operators::row::{Keyed, Row, encode_row};
 
-use super::{StateError, layered::Layered};
+use super::{StateError, changes::Difference, layered::Layered};
 
 /// Bytes of an encoded key kept for order; LMDB takes 511 in all.
 const PREFIX: usize = 300;
@@ -123,6 +123,36 @@ impl Tables {
             all.extend(rows.into_iter().map(|(row, count)| ((key.clone(), row), count)));
         })?;
         Ok(all)
+    }
+
+    /// Addresses whose entries differ from the committed ones, with those.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn replaced(&self) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, StateError> {
+        self.layered.replaced()
+    }
+
+    /// Compares what an address of `table` held with what it holds; nothing if that is the same, or
+    /// the address is another table's.
+    ///
+    /// # Errors
+    /// If an entry cannot be read.
+    pub fn difference(
+        &self,
+        table: &str,
+        address: &[u8],
+        before: Option<&[u8]>,
+    ) -> Result<Option<Difference>, StateError> {
+        let now = self.layered.get(address)?;
+        if !address.starts_with(&prefix(table)) || now.as_deref() == before {
+            return Ok(None);
+        }
+        let [before, now] = [before, now.as_deref()].map(|bytes| bytes.map(decode).transpose());
+        let (before, now) = (before?, now?);
+        let key = before.as_ref().or(now.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
+        let rows = |side: Option<(Row, Rows)>| side.map(|(_, rows)| rows).unwrap_or_default();
+        Ok(Some(Difference { key, before: rows(before), now: rows(now) }))
     }
 
     /// The names of the tables that have rows, in order.

@@ -1,0 +1,134 @@
+//! Inferences from scratch: answers out of the memo, and asked for again where that is wanted.
+//!
+//! Asked again in another order and other batches than a run's, because a model whose answers depend
+//! on their company would make every other comparison a lie.
+
+use std::collections::BTreeMap;
+
+use coea_operators::{
+    row::{Keyed, Row, Value},
+    shape::{CallError, InferKernel, LeafId, Loaded},
+};
+
+use super::{Oracle, Table, add};
+use crate::{
+    runtime::{RunError, render::memo_key},
+    state::memo::{Answer, MemoKey},
+};
+
+/// Requests asked again at once: another composition of batches than a run's.
+const BATCH: usize = 17;
+
+/// Where the answers of inferences come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calls {
+    /// The memo.
+    Memo,
+    /// The memo, and every answer is asked for again and compared.
+    Again,
+}
+
+/// An answer that is not as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BadAnswer {
+    /// The name of the inference's leaf.
+    pub leaf: String,
+    /// Its memo key.
+    pub key: MemoKey,
+    /// What the memo has; nothing if it knows no answer and no failure of the call is on record.
+    pub remembered: Option<Row>,
+    /// What the model says now, or why it says nothing; nothing if it was not asked.
+    pub again: Option<Result<Row, String>>,
+}
+
+impl Oracle<'_> {
+    /// Requests with their answers; those that have none are noted.
+    pub(super) fn infer(
+        &mut self,
+        leaf: LeafId,
+        requests: LeafId,
+        artifact: Option<LeafId>,
+        kernel: &dyn InferKernel,
+    ) -> Result<Table, RunError> {
+        let name = self.plan.leaf_name(leaf);
+        let logic = kernel.logic();
+        let (rows, version) = self.with_version(requests, artifact)?;
+        let digest = version.as_ref().map(|(digest, _)| digest.as_str());
+        let asked: Vec<(MemoKey, &Keyed, i64)> =
+            rows.iter().map(|(row, count)| (memo_key(&logic, digest, &row.1), row, *count)).collect();
+        let distinct: BTreeMap<MemoKey, Row> =
+            asked.iter().map(|(memo, (_, request), _)| (*memo, request.clone())).collect();
+        let keys: Vec<MemoKey> = distinct.keys().copied().collect();
+        let known = self.state.memo.answers(&keys)?;
+        let answers: BTreeMap<MemoKey, Row> = keys
+            .iter()
+            .zip(known)
+            .filter_map(|(key, known)| known.map(|Answer { row, .. }| (*key, row)))
+            .collect();
+        let mut answered = Table::new();
+        for (memo, (key, _), count) in &asked {
+            if let Some(answer) = answers.get(memo) {
+                add(&mut answered, (key.clone(), answer.clone()), *count);
+            }
+        }
+        let mut bad = Vec::new();
+        if self.calls == Calls::Again {
+            let loaded = version.as_ref().map(|(_, loaded)| loaded);
+            bad = ask_again(&name, kernel, loaded, &distinct, &answers)
+                .map_err(|error| RunError::call(&self.plan.leaves[leaf].node, error))?;
+        }
+        self.out.bad_answers.extend(bad);
+        self.unanswered(leaf, keys.iter().filter(|key| !answers.contains_key(*key)))?;
+        self.out.asked.insert(name, keys.into_iter().collect());
+        Ok(answered)
+    }
+
+    /// Requests without an answer: a failure that the state has on record stays the error it is.
+    fn unanswered<'k>(
+        &mut self,
+        leaf: LeafId,
+        keys: impl Iterator<Item = &'k MemoKey>,
+    ) -> Result<(), RunError> {
+        for key in keys {
+            let hash = blake3::Hash::from_bytes(*key).to_hex();
+            let node = Value::text(&self.plan.leaves[leaf].node);
+            let at = Row::from([node, Value::Null, Value::text(&hash[..16])]);
+            let recorded = self.tables.get("errors", &at)?;
+            if recorded.is_empty() {
+                let leaf = self.plan.leaf_name(leaf);
+                self.out.bad_answers.push(BadAnswer { leaf, key: *key, remembered: None, again: None });
+            }
+            for (cause, count) in recorded {
+                self.errors.insert((at.clone(), cause), count);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks for remembered answers again, last first and in other batches, and tells those that differ.
+fn ask_again(
+    leaf: &str,
+    kernel: &dyn InferKernel,
+    artifact: Option<&Loaded>,
+    requests: &BTreeMap<MemoKey, Row>,
+    answers: &BTreeMap<MemoKey, Row>,
+) -> Result<Vec<BadAnswer>, CallError> {
+    let mut bad = Vec::new();
+    let known: Vec<(&MemoKey, &Row)> = answers.iter().rev().collect();
+    for batch in known.chunks(BATCH) {
+        let rows: Vec<Row> = batch.iter().map(|(key, _)| requests[*key].clone()).collect();
+        let again = kernel.run(artifact, &rows, &mut |_| {})?.rows;
+        for ((key, remembered), again) in batch.iter().zip(again) {
+            if again.as_ref() != Ok(*remembered) {
+                bad.push(BadAnswer {
+                    leaf: leaf.to_string(),
+                    key: **key,
+                    remembered: Some((*remembered).clone()),
+                    again: Some(again),
+                });
+            }
+        }
+    }
+    Ok(bad)
+}

@@ -1,0 +1,203 @@
+//! The graph an operator builds, typed where shapes are not.
+//!
+//! A leaf holds its artifact as bytes and `dyn Any`, so that the engine needs no type parameter; the
+//! builder takes it as [`Fitted<A>`], so that no operator can wire a kernel to an artifact of another
+//! type.
+
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
+
+use crate::{
+    row::{Keyed, Row},
+    shape::{
+        Artifact, CallError, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel, Progress,
+        Shape, Snapshot,
+    },
+};
+
+/// A shape in the graph, with the name state and reports know it by.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The node it belongs to.
+    pub node: String,
+    /// Its part in the node; the node's output has the node's own name.
+    pub role: &'static str,
+    /// What it does.
+    pub shape: Shape,
+}
+
+/// A fitted artifact of a known type.
+pub struct Fitted<A> {
+    leaf: LeafId,
+    kind: PhantomData<fn() -> A>,
+}
+
+impl<A> Fitted<A> {
+    /// The fit's leaf, for [`Graph::fit`]'s list of artifacts read.
+    pub fn leaf(self) -> LeafId {
+        self.leaf
+    }
+}
+
+impl<A> Clone for Fitted<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Fitted<A> {}
+
+/// The graph under construction.
+#[derive(Default)]
+pub struct Graph {
+    /// The leaves so far.
+    pub leaves: Vec<Leaf>,
+    node: String,
+    label_sets: BTreeMap<String, LeafId>,
+}
+
+impl Graph {
+    /// Begins a node: leaves added from now on belong to it.
+    pub fn begin(&mut self, node: &str) {
+        self.node = node.to_string();
+    }
+
+    /// Adds a leaf.
+    pub fn add(&mut self, role: &'static str, shape: Shape) -> LeafId {
+        debug_assert!(
+            shape.reads().iter().all(|id| *id < self.leaves.len()),
+            "leaves come after their inputs"
+        );
+        self.leaves.push(Leaf { node: self.node.clone(), role, shape });
+        self.leaves.len() - 1
+    }
+
+    /// Adds a map.
+    pub fn map(
+        &mut self,
+        role: &'static str,
+        input: LeafId,
+        kernel: impl Fn(&Row, &Row, &mut Vec<Keyed>) -> Result<(), KernelError> + Send + Sync + 'static,
+    ) -> LeafId {
+        let kernel: MapKernel = Arc::new(move |_, key, row, out| kernel(key, row, out));
+        self.add(role, Shape::Map { input, artifact: None, kernel })
+    }
+
+    /// Adds a map that reads a fitted artifact; when the artifact changes, every row is mapped anew.
+    pub fn map_with<A: Artifact>(
+        &mut self,
+        role: &'static str,
+        input: LeafId,
+        artifact: Fitted<A>,
+        kernel: impl Fn(&A, &Row, &Row, &mut Vec<Keyed>) -> Result<(), KernelError> + Send + Sync + 'static,
+    ) -> LeafId {
+        let kernel: MapKernel =
+            Arc::new(move |loaded, key, row, out| kernel(present(loaded)?, key, row, out));
+        self.add(role, Shape::Map { input, artifact: Some(artifact.leaf), kernel })
+    }
+
+    /// Adds a fold over an event source, with a relation looked up by one event column.
+    pub fn fold(
+        &mut self,
+        role: &'static str,
+        source: LeafId,
+        dim: Option<(LeafId, usize)>,
+        kernel: impl FoldKernel + 'static,
+    ) -> LeafId {
+        self.add(role, Shape::Fold { source, dim, kernel: Arc::new(kernel) })
+    }
+
+    /// Adds a reduce; the rows of several inputs come apart, in the order of the inputs.
+    pub fn reduce(
+        &mut self,
+        role: &'static str,
+        inputs: &[LeafId],
+        kernel: impl Fn(&Row, &[Vec<(Row, i64)>], &mut Vec<Row>) + Send + Sync + 'static,
+    ) -> LeafId {
+        self.add(role, Shape::Reduce { inputs: inputs.to_vec(), kernel: Arc::new(kernel) })
+    }
+
+    /// Adds a join of two relations on their whole key.
+    pub fn join(
+        &mut self,
+        role: &'static str,
+        left: LeafId,
+        right: LeafId,
+        kernel: impl Fn(&Row, &Row, &Row, &mut Vec<Keyed>) + Send + Sync + 'static,
+    ) -> LeafId {
+        self.add(role, Shape::Join { left, right, kernel: Arc::new(kernel) })
+    }
+
+    /// Adds an inference answered by a function, such as a language model.
+    pub fn infer(
+        &mut self,
+        role: &'static str,
+        requests: LeafId,
+        kernel: impl InferKernel + 'static,
+    ) -> LeafId {
+        self.add(role, Shape::Infer { requests, artifact: None, kernel: Arc::new(kernel) })
+    }
+
+    /// Adds an inference that needs a fitted artifact.
+    pub fn infer_with<A: Artifact>(
+        &mut self,
+        role: &'static str,
+        requests: LeafId,
+        artifact: Fitted<A>,
+        kernel: impl InferKernel + 'static,
+    ) -> LeafId {
+        self.add(role, Shape::Infer { requests, artifact: Some(artifact.leaf), kernel: Arc::new(kernel) })
+    }
+
+    /// Adds a fit. `logic` names what decides the result beside the inputs.
+    pub fn fit<A: Artifact>(
+        &mut self,
+        role: &'static str,
+        inputs: &[LeafId],
+        artifacts: &[LeafId],
+        logic: String,
+        kernel: impl Fn(&[&dyn Snapshot], &[Loaded], &mut dyn FnMut(Progress<'_>)) -> Result<A, CallError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Fitted<A> {
+        let shape = Shape::Fit {
+            inputs: inputs.to_vec(),
+            artifacts: artifacts.to_vec(),
+            kernel: Arc::new(move |inputs, artifacts, progress| {
+                Ok(kernel(inputs, artifacts, progress)?.to_bytes())
+            }),
+            load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
+            logic,
+            cheap: false,
+        };
+        Fitted { leaf: self.add(role, shape), kind: PhantomData }
+    }
+
+    /// Declares that a fit takes so little that `plan` may run it.
+    pub fn cheap<A>(&mut self, fitted: Fitted<A>) -> Fitted<A> {
+        if let Shape::Fit { cheap, .. } = &mut self.leaves[fitted.leaf].shape {
+            *cheap = true;
+        }
+        fitted
+    }
+
+    /// Declares that the current node's labels are those of `fitted`.
+    pub fn publish_labels<A: Artifact>(&mut self, fitted: Fitted<A>) {
+        self.label_sets.insert(self.node.clone(), fitted.leaf);
+    }
+
+    /// The label set of a node that declared one.
+    pub fn labels_of<A: Artifact>(&self, node: &str) -> Option<Fitted<A>> {
+        self.label_sets.get(node).map(|leaf| Fitted { leaf: *leaf, kind: PhantomData })
+    }
+}
+
+/// An artifact as the type it was fitted as.
+///
+/// # Errors
+/// If it is missing or of another type, which a graph built through [`Graph`] cannot contain.
+pub fn present<A: Artifact>(artifact: Option<&Loaded>) -> Result<&A, KernelError> {
+    artifact
+        .and_then(|artifact| artifact.downcast_ref::<A>())
+        .ok_or_else(|| "an artifact is missing or of another type".to_string())
+}
