@@ -23,7 +23,9 @@ use coea_engine::{
 
 const USERS: usize = 50_000;
 const ITEMS: u64 = 20_000;
-const CATEGORIES: u64 = 594;
+const CATEGORIES: u32 = 594;
+/// Events that may be taken back, drawn from all before; no more, so that they are no part of the peak.
+const REMEMBERED: usize = 200_000;
 const EXPONENT: f64 = 1.1;
 /// Rows per delta, and how many such deltas are timed after as many tenths to warm up.
 const DELTAS: [(usize, usize); 3] = [(1, 1000), (100, 200), (10_000, 20)];
@@ -35,9 +37,9 @@ struct World {
     /// Sums of the users' weights.
     weights: Vec<f64>,
     state: u64,
-    clock: u64,
+    clock: u32,
     /// Some events that were written and not taken back.
-    written: Vec<(u64, u64, bool, u64)>,
+    written: Vec<(u32, u32, bool, u32)>,
 }
 
 impl World {
@@ -64,9 +66,9 @@ impl World {
         z ^ (z >> 31)
     }
 
-    fn user(&mut self) -> u64 {
+    fn user(&mut self) -> u32 {
         let point = (self.draw() >> 11) as f64 / (1u64 << 53) as f64 * self.weights[USERS - 1];
-        self.weights.partition_point(|sum| *sum < point) as u64
+        self.weights.partition_point(|sum| *sum < point) as u32
     }
 
     /// One line of a delta file: a new event, or in one of ten cases an old one taken back.
@@ -75,9 +77,13 @@ impl World {
             let at = self.draw() as usize % self.written.len();
             (self.written.swap_remove(at), -1)
         } else {
-            self.clock += self.draw() % 3;
-            let item = self.draw() % ITEMS;
+            self.clock += (self.draw() % 3) as u32;
+            let item = (self.draw() % ITEMS) as u32;
             let event = (self.user(), item, !self.draw().is_multiple_of(5), self.clock);
+            if self.written.len() == REMEMBERED {
+                let at = self.draw() as usize % REMEMBERED;
+                self.written.swap_remove(at);
+            }
             self.written.push(event);
             (event, 1)
         };
@@ -107,15 +113,23 @@ fn epoch(driver: &mut Driver<'_>, parts: &mut Parts) {
     let began = Instant::now();
     driver.ingest().unwrap();
     timed(&mut parts.ingest, began);
+        println!("  after ingest {:.0} (peak {:.0})", now(), peak());
+    }
     let began = Instant::now();
     driver.settle().unwrap();
     timed(&mut parts.settle, began);
+        println!("  after settle {:.0} (peak {:.0})", now(), peak());
+    }
     let began = Instant::now();
     let changes = driver.changes().unwrap();
     timed(&mut parts.changes, began);
+        println!("  after changes {:.0} (peak {:.0})", now(), peak());
+    }
     let began = Instant::now();
     driver.commit(&changes).unwrap();
     timed(&mut parts.commit, began);
+        println!("  after commit {:.0} (peak {:.0})", now(), peak());
+    }
 }
 
 /// The most memory this process ever had resident, in MiB.

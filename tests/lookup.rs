@@ -25,7 +25,7 @@ use coea_engine::{
     state::{
         State,
         history::History,
-        manifest::{Manifest, SourceState},
+        manifest::{FORMAT, Manifest, SourceState},
         tables::Tables,
     },
     testing::Bench,
@@ -121,7 +121,7 @@ fn write(dir: &Path) {
     history.apply(5, &user(2), &[click(1, 12, 1)], &mut |_| {}).unwrap();
     let events = SourceState { id: 5, ..SourceState::default() };
     let manifest = Manifest {
-        format: 1,
+        format: FORMAT,
         epoch: 1,
         sources: [("events".to_string(), events)].into(),
         ..Manifest::default()

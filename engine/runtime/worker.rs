@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Messages a worker may have waiting; more make the driver wait.
-const QUEUE: usize = 16;
+const QUEUE: usize = 2;
 
 enum Command {
     Rows(LeafId, Vec<Update>),
