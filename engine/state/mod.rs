@@ -4,6 +4,7 @@
 //! while a run writes. What an epoch changes is one transaction of `state.lmdb`; results that were
 //! paid for (model answers, finished fits) are in `memo.lmdb`, durable before the epoch is.
 
+mod folder;
 pub mod history;
 pub mod layered;
 pub mod manifest;
@@ -27,6 +28,9 @@ pub type Bytes = heed::Database<types::Bytes, types::Bytes>;
 
 /// The databases of `state.lmdb`.
 pub const DATABASES: [&str; 6] = ["meta", "history", "index", "counts", "tables", "deltas"];
+
+/// LMDB's file in a database's folder.
+const FILE: &str = "data.mdb";
 
 /// The map is reserved address space, not memory or disk.
 const MAP_SIZE: usize = 1 << 38;
@@ -82,7 +86,29 @@ impl Store {
     }
 
     fn open_at(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
-        std::fs::create_dir_all(path).map_err(at(path))?;
+        if !path.join(FILE).exists() {
+            Self::make(path, names)?;
+        }
+        Self::open_made(path, names)
+    }
+
+    /// Makes an empty database in a folder inside and moves it to its place once it is on storage:
+    /// LMDB writes the first pages of a new file unguarded, and a power cut there would leave a
+    /// file that it refuses ever after.
+    fn make(path: &Path, names: &[&'static str]) -> Result<(), StateError> {
+        let (draft, file) = (path.join("new"), path.join(FILE));
+        folder::make(&draft)?;
+        let half = draft.join(FILE);
+        if half.exists() {
+            std::fs::remove_file(&half).map_err(at(&half))?;
+        }
+        drop(Self::open_made(&draft, names)?);
+        std::fs::rename(&half, &file).map_err(at(&file))?;
+        folder::sync(path)?;
+        std::fs::remove_dir_all(&draft).map_err(at(&draft))
+    }
+
+    fn open_made(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE).max_dbs(names.len() as u32).max_readers(1024);
         // SAFETY: the files are only written through LMDB, whose own lock file guards them.
@@ -193,7 +219,7 @@ impl State {
     /// # Errors
     /// [`StateError::Locked`] if another process holds it; else what the file system says.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        folder::make(dir)?;
         let path = dir.join("lock");
         let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = options.map_err(at(&path))?;
@@ -216,7 +242,7 @@ impl State {
     /// # Errors
     /// If the database cannot be opened.
     pub fn read(dir: &Path) -> Result<Self, StateError> {
-        let exists = dir.join("state.lmdb").join("data.mdb").is_file();
+        let exists = dir.join("state.lmdb").join(FILE).is_file();
         let store = exists.then(|| Store::create(dir)).transpose()?;
         let memo = if exists { memo::Memo::open(dir)? } else { memo::Memo::scratch() };
         Ok(State { dir: dir.to_path_buf(), store, memo, _lock: None })
