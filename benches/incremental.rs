@@ -113,23 +113,15 @@ fn epoch(driver: &mut Driver<'_>, parts: &mut Parts) {
     let began = Instant::now();
     driver.ingest().unwrap();
     timed(&mut parts.ingest, began);
-        println!("  after ingest {:.0} (peak {:.0})", now(), peak());
-    }
     let began = Instant::now();
     driver.settle().unwrap();
     timed(&mut parts.settle, began);
-        println!("  after settle {:.0} (peak {:.0})", now(), peak());
-    }
     let began = Instant::now();
     let changes = driver.changes().unwrap();
     timed(&mut parts.changes, began);
-        println!("  after changes {:.0} (peak {:.0})", now(), peak());
-    }
     let began = Instant::now();
     driver.commit(&changes).unwrap();
     timed(&mut parts.commit, began);
-        println!("  after commit {:.0} (peak {:.0})", now(), peak());
-    }
 }
 
 /// The most memory this process ever had resident, in MiB.

@@ -11,11 +11,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use coea_operators::{
     label_model::LabelModel,
-    shape::{CallError, Cost, KernelError},
+    shape::{CallError, Cost, FitKernel, KernelError, Shape},
 };
 
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
 pub struct StandIn {
     calls: Arc<AtomicU64>,
     failing: Arc<Mutex<Option<String>>>,
+    pace: Arc<AtomicU64>,
 }
 
 impl StandIn {
@@ -48,6 +50,11 @@ impl StandIn {
     /// From now on prompts that contain `marker` fail; with none, all are answered.
     pub fn fail_on(&self, marker: Option<&str>) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = marker.map(str::to_string);
+    }
+
+    /// From now on a prompt takes this long, so that a process can be met at its calls.
+    pub fn take(&self, per_prompt: Duration) {
+        self.pace.store(u64::try_from(per_prompt.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -88,6 +95,8 @@ impl LabelModel for StandInModel {
         prompts: &[String],
         progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
+        let pace = Duration::from_micros(self.of.pace.load(Ordering::Relaxed));
+        std::thread::sleep(pace.saturating_mul(prompts.len() as u32));
         let failing = self.of.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.of.calls.fetch_add(prompts.len() as u64, Ordering::Relaxed);
         let answer = |prompt: &String| match &failing {
@@ -114,7 +123,10 @@ impl Listener for Silence {
 
 /// A folder with a pipeline `pipeline.yaml`, its files, and states.
 pub struct Bench {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes the folder in the end, unless another bench made it.
+    _owned: Option<tempfile::TempDir>,
+    fits: Arc<AtomicU64>,
     /// The models of its pipeline.
     pub models: StandIn,
     /// The pipeline.
@@ -127,18 +139,33 @@ impl Bench {
     /// # Errors
     /// What is wrong with a file or the pipeline, as a user would read it.
     pub fn new(files: &[(&str, &str)]) -> Result<Self, String> {
-        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let owned = tempfile::tempdir().map_err(|e| e.to_string())?;
         for (path, text) in files {
-            write(&dir.path().join(path), text).map_err(|e| format!("{path}: {e}"))?;
+            write(&owned.path().join(path), text).map_err(|e| format!("{path}: {e}"))?;
         }
-        let models = StandIn::default();
-        let plan = Arc::new(lowered(dir.path(), &models)?);
-        Ok(Bench { dir, models, plan })
+        let mut bench = Bench::at(owned.path())?;
+        bench._owned = Some(owned);
+        Ok(bench)
+    }
+
+    /// The bench that another process made in a folder.
+    ///
+    /// # Errors
+    /// What is wrong with the pipeline, as a user would read it.
+    pub fn at(folder: &Path) -> Result<Self, String> {
+        let (models, fits) = (StandIn::default(), Arc::default());
+        let plan = Arc::new(lowered(folder, &models, &fits)?);
+        Ok(Bench { dir: folder.to_path_buf(), _owned: None, fits, models, plan })
+    }
+
+    /// Fits begun so far, by all epochs together.
+    pub fn fits(&self) -> u64 {
+        self.fits.load(Ordering::Relaxed)
     }
 
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     /// Writes another pipeline and lowers it; states and sources stay.
@@ -147,7 +174,7 @@ impl Bench {
     /// What is wrong with it, as a user would read it.
     pub fn rewrite(&mut self, pipeline: &str) -> Result<(), String> {
         write(&self.path("pipeline.yaml"), pipeline).map_err(|e| e.to_string())?;
-        self.plan = Arc::new(lowered(self.dir.path(), &self.models)?);
+        self.plan = Arc::new(lowered(&self.dir, &self.models, &self.fits)?);
         Ok(())
     }
 
@@ -223,7 +250,21 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::write(path, text)
 }
 
-fn lowered(folder: &Path, models: &StandIn) -> Result<Plan, String> {
+/// The folder's pipeline; every fit of it is counted as it begins.
+fn lowered(folder: &Path, models: &StandIn, fits: &Arc<AtomicU64>) -> Result<Plan, String> {
     let spec = spec::load(&folder.join("pipeline.yaml"), &[], &|_| None).map_err(|e| e.render(false))?;
-    lower(&spec, folder, &Registry::built_in(), models).map_err(|e| e.render(false))
+    let mut plan = lower(&spec, folder, &Registry::built_in(), models).map_err(|e| e.render(false))?;
+    for leaf in &mut plan.leaves {
+        if let Shape::Fit { kernel, .. } = &mut leaf.shape {
+            *kernel = counted(kernel.clone(), fits.clone());
+        }
+    }
+    Ok(plan)
+}
+
+fn counted(kernel: FitKernel, fits: Arc<AtomicU64>) -> FitKernel {
+    Arc::new(move |inputs, artifacts, progress| {
+        fits.fetch_add(1, Ordering::Relaxed);
+        kernel(inputs, artifacts, progress)
+    })
 }

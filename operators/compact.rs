@@ -104,7 +104,7 @@ pub fn take_signed(bytes: &[u8], at: &mut usize) -> Result<i64, DecodeError> {
 /// # Errors
 /// If the bytes were not written by [`put_row`].
 pub fn take_row(head: Option<Value>, bytes: &[u8], at: &mut usize) -> Result<Row, DecodeError> {
-    Ok(Row(take_cells(head, bytes, at, 0)?.into_boxed_slice()))
+    Ok(Row(take_cells(head, bytes, at, 0)?.into()))
 }
 
 fn take_cells(

@@ -165,8 +165,11 @@ impl fmt::Display for Value {
 }
 
 /// A tuple of cells; what they mean is said by the [`Schema`](crate::schema::Schema) of the edge.
+///
+/// A row is never changed, and one row is in several places at once (an arrangement, a fold's last
+/// output, the epoch's changes), so a clone shares its cells.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-pub struct Row(pub Box<[Value]>);
+pub struct Row(pub Arc<[Value]>);
 
 impl Row {
     /// A row of the given cells.
@@ -200,7 +203,7 @@ impl std::ops::Deref for Row {
 
 impl<const N: usize> From<[Value; N]> for Row {
     fn from(values: [Value; N]) -> Self {
-        Row(Box::new(values))
+        Row(Arc::new(values))
     }
 }
 
@@ -285,7 +288,7 @@ pub fn encode_row(row: &[Value]) -> Vec<u8> {
 pub fn decode_row(bytes: &[u8]) -> Result<(Row, usize), DecodeError> {
     let mut at = 0;
     let cells = decode_until_end(bytes, &mut at)?;
-    Ok((Row(cells.into_boxed_slice()), at))
+    Ok((Row(cells.into()), at))
 }
 
 fn decode_until_end(bytes: &[u8], at: &mut usize) -> Result<Vec<Value>, DecodeError> {

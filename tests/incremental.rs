@@ -25,51 +25,7 @@ use coea_engine::{
 use coea_operators::row::Row;
 use proptest::prelude::*;
 
-const PIPELINE: &str = "\
-version: 1
-name: bench
-sources:
-  events:
-    connector: files
-    with:
-      path: events.csv
-      format: csv
-      columns: { user_id: u64, item_id: u64, rating: f64, timestamp: timestamp }
-      time: { column: timestamp }
-  items:
-    connector: files
-    with: { path: items.csv, format: csv, columns: { item_id: u64, genres: list<text> } }
-  users:
-    connector: files
-    with: { path: users.csv, format: csv, columns: { user_id: u64, age: u64, job: text } }
-models:
-  novelty: { kind: language_model, base: small }
-  relevance: { kind: reward_model, base: small }
-nodes:
-  interest: { op: category_map, in: [items, events], with: { mapping: all } }
-  label: { op: category_map, in: [items, events], with: { mapping: set, min_clicks: 2 } }
-  long_term:
-    { op: click_filter, in: [events, label], with: { exclude_last: 2, min_clicks: 2, count_by: category } }
-  recent: { op: recent_categories, in: [events, interest], with: { last: 3, keep: 2 } }
-  embedding:
-    op: csa_encoder
-    in: [long_term, users]
-    with: { dim: 8, layers: 1, heads: 2, max_epochs: 1, max_length: 8 }
-  group:
-    op: rq_quantizer
-    in: embedding
-    with: { levels: 2, codebook: 3, groups: 3, latent: 4, hidden: 8, epochs: 2, min_group: 1 }
-  profile:
-    { op: group_profile, in: [group, embedding, long_term], with: { representatives: 2, writer: template } }
-  prompt: { op: prompt_builder, in: [group, profile, recent], with: { template: novelty.jinja } }
-  novel:
-    { op: llm_sampler, in: [prompt, label], model: novelty, with: { candidates: 3, seed: 7 } }
-  scored: { op: scorer, in: [novel, prompt], model: relevance, with: { template: relevance.jinja } }
-  aligned: { op: align, in: scored, with: { threshold: 0.4 } }
-sinks:
-  store: { connector: kv, in: aligned }
-  users: { connector: kv, in: group, with: { table: users } }
-";
+const PIPELINE: &str = include_str!("common/pipeline.yaml");
 
 const USERS: u64 = 9;
 const KNOWN_ITEMS: u64 = 8;

@@ -173,7 +173,7 @@ fn declared(ty: &str) -> Type {
 
 /// `item_id, title, year as text, genres`: the file has one film without a year, `unkonwn`.
 fn year_as_number(row: Row) -> Result<Row, String> {
-    let mut cells = row.0.into_vec();
+    let mut cells = row.0.to_vec();
     cells[2] = cells[2].as_text().and_then(|year| year.parse().ok()).map_or(Value::Null, Value::U64);
     Ok(Row::new(cells))
 }

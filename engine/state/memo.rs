@@ -216,6 +216,20 @@ impl Memo {
         }
     }
 
+    /// How many finished fits are remembered.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn fits(&self) -> Result<u64, StateError> {
+        let Some(store) = &self.0 else { return Ok(0) };
+        let mut fits = 0;
+        store.snapshot()?.layered(FITS).scan(&[], &mut |_, _| {
+            fits += 1;
+            Ok(true)
+        })?;
+        Ok(fits)
+    }
+
     /// Makes a finished fit durable and gives the artifact's digest.
     ///
     /// # Errors

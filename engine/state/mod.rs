@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod changes;
+mod folder;
 pub mod history;
 pub mod layered;
 pub mod manifest;
@@ -29,6 +30,9 @@ pub type Bytes = heed::Database<types::Bytes, types::Bytes>;
 
 /// The databases of `state.lmdb`.
 pub const DATABASES: [&str; 7] = ["meta", "history", "index", "counts", "tables", "deltas", "changes"];
+
+/// LMDB's file in a database's folder.
+const FILE: &str = "data.mdb";
 
 /// The map is reserved address space, not memory or disk.
 const MAP_SIZE: usize = 1 << 38;
@@ -89,22 +93,40 @@ impl Store {
     /// The database at a path. LMDB allows one handle in a process, so those who ask while it is
     /// open share it.
     fn open_at(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
-        std::fs::create_dir_all(path).map_err(at(path))?;
-        let path = path.canonicalize().map_err(at(path))?;
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if !path.join(FILE).exists() {
+            Self::make(path, names)?;
+        }
+        let path = path.canonicalize().map_err(at(path))?;
         if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
             return Ok(store);
         }
         if let Some(closing) = heed::env_closing_event(&path) {
             closing.wait();
         }
-        let store = Self::open_new(&path, names)?;
+        let store = Self::open_made(&path, names)?;
         open.retain(|_, store| store.strong_count() > 0);
         open.insert(path, Arc::downgrade(&store));
         Ok(store)
     }
 
-    fn open_new(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
+    /// Makes an empty database in a folder inside and moves it to its place once it is on storage:
+    /// LMDB writes the first pages of a new file unguarded, and a power cut there would leave a
+    /// file that it refuses ever after.
+    fn make(path: &Path, names: &[&'static str]) -> Result<(), StateError> {
+        let (draft, file) = (path.join("new"), path.join(FILE));
+        folder::make(&draft)?;
+        let half = draft.join(FILE);
+        if half.exists() {
+            std::fs::remove_file(&half).map_err(at(&half))?;
+        }
+        drop(Self::open_made(&draft, names)?);
+        std::fs::rename(&half, &file).map_err(at(&file))?;
+        folder::sync(path)?;
+        std::fs::remove_dir_all(&draft).map_err(at(&draft))
+    }
+
+    fn open_made(path: &Path, names: &[&'static str]) -> Result<Arc<Self>, StateError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE).max_dbs(names.len() as u32).max_readers(1024);
         // SAFETY: the files are only written through LMDB, whose own lock file guards them.
@@ -221,7 +243,7 @@ impl State {
     /// # Errors
     /// [`StateError::Locked`] if another process holds it; else what the file system says.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        folder::make(dir)?;
         let path = dir.join("lock");
         let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = options.map_err(at(&path))?;
@@ -244,7 +266,7 @@ impl State {
     /// # Errors
     /// If the database cannot be opened.
     pub fn read(dir: &Path) -> Result<Self, StateError> {
-        let exists = dir.join("state.lmdb").join("data.mdb").is_file();
+        let exists = dir.join("state.lmdb").join(FILE).is_file();
         let store = exists.then(|| Store::create(dir)).transpose()?;
         let memo = if exists { memo::Memo::open(dir)? } else { memo::Memo::scratch() };
         Ok(State { dir: dir.to_path_buf(), store, memo, _lock: None })
