@@ -14,11 +14,12 @@ use std::{
 use coea_engine::{
     oracle::{self, Calls},
     runtime::{
+        RunError,
         driver::{Driver, Options},
         report::{Basis, Report},
     },
     serve::{self, Relation, View},
-    state::{manifest::Manifest, tables::Tables},
+    state::{manifest::Manifest, memo::MemoKey, tables::Tables},
     testing::Bench,
     verify,
 };
@@ -310,6 +311,24 @@ fn a_click_that_alters_nothing_read_from_it_costs_no_call() {
     assert_eq!((of("long_term").changed, of("embedding").calls.calls), (1, 1));
     let kept = &readable(&bench, "state")["long_term"][0];
     assert!(kept.starts_with("[1] [[1,4,4,1],"), "{kept}");
+}
+
+#[test]
+fn answers_of_an_abandoned_epoch_are_not_in_use() {
+    let bench = bench();
+    begin(&bench, "state");
+    let there = [event(1, 2, 4, 30, 1), event(1, 5, 4, 31, 1), event(2, 7, 4, 30, 1)];
+    let stopped = bench.epoch("state", Options { max_calls: Some(1), ..delta(&bench, &there) });
+    assert!(matches!(stopped, Err(RunError::Budget(1))));
+    apply(&bench, "state", &[event(3, 2, 4, 30, 1)], 1);
+    let mut used = BTreeSet::new();
+    let memo = bench.state("state").unwrap().memo;
+    memo.for_each(&mut |key, answer| {
+        used.extend(answer.unused_since.is_none().then(|| MemoKey::try_from(key).unwrap()));
+    })
+    .unwrap();
+    drop(memo);
+    assert_eq!(used, check(&bench, "state", Calls::Memo));
 }
 
 #[test]

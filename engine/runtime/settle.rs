@@ -236,7 +236,7 @@ impl Driver<'_> {
                 }
             }
             if !self.options.dry {
-                self.state.memo.remember(&node, &good)?;
+                self.state.memo.remember(&node, &good, self.manifest.epoch)?;
             }
             self.feed(leaf, good)?;
             if allowed < chunk.len() {

@@ -1,7 +1,8 @@
 //! Results that were paid for: model answers by content, and finished fits.
 //!
-//! An answer is durable before the epoch that asked for it, so a crash never pays twice. It stays
-//! while some key asks for it, and for some epochs after; then it is forgotten. Which answers came
+//! An answer is durable before the epoch that asked for it, so a crash never pays twice. It is out
+//! of use until that epoch is committed, stays while some key asks for it, and for some epochs
+//! after; then it is forgotten. So the answers of an epoch that never came about go too. Which answers came
 //! into use and which went out of it is part of the epoch's transaction ([`Marks`]) and applied
 //! here after it; a process that finds marks unapplied, because the one before was killed in
 //! between, applies them first.
@@ -72,6 +73,11 @@ fn corrupt(error: postcard::Error) -> StateError {
     StateError::Corrupt(format!("memo: {error}"))
 }
 
+/// The entry of an answer among those out of use, in order of the epoch.
+fn mark(epoch: u64, key: &[u8]) -> Vec<u8> {
+    [&epoch.to_be_bytes()[..], key].concat()
+}
+
 fn encode(answer: &Answer) -> Vec<u8> {
     postcard::to_allocvec(answer).unwrap_or_default()
 }
@@ -106,16 +112,18 @@ impl Memo {
             .collect()
     }
 
-    /// Makes answers durable.
+    /// Makes answers durable that were asked for after `epoch`; they are in use once the next one is
+    /// committed.
     ///
     /// # Errors
     /// If the database refuses.
-    pub fn remember(&self, node: &str, answers: &[(MemoKey, Row)]) -> Result<(), StateError> {
+    pub fn remember(&self, node: &str, answers: &[(MemoKey, Row)], epoch: u64) -> Result<(), StateError> {
         let entry = |(key, row): &(MemoKey, Row)| {
-            let answer = Answer { node: node.to_string(), row: row.clone(), unused_since: None };
+            let answer = Answer { node: node.to_string(), row: row.clone(), unused_since: Some(epoch) };
             (key.to_vec(), Some(encode(&answer)))
         };
-        self.write(vec![(ANSWERS, answers.iter().map(entry).collect())])
+        let marks = answers.iter().map(|(key, _)| (mark(epoch, key), Some(Vec::new())));
+        self.write(vec![(ANSWERS, answers.iter().map(entry).collect()), (UNUSED, marks.collect())])
     }
 
     /// What an epoch changes in the use of `keys`, of which some are in use after it.
@@ -153,7 +161,6 @@ impl Memo {
         let snapshot = store.snapshot()?;
         let epoch = marked.epoch;
         let (mut answers, mut marks) = (snapshot.layered(ANSWERS), snapshot.layered(UNUSED));
-        let mark = |epoch: u64, key: &[u8]| [&epoch.to_be_bytes()[..], key].concat();
         let unused = marked.unused.iter().map(|key| (key, Some(epoch)));
         let changed = marked.used.iter().map(|key| (key, None)).chain(unused);
         for (key, since) in changed {
@@ -282,7 +289,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let memo = Memo::open(dir.path()).unwrap();
         let (a, b) = ([1; 32], [2; 32]);
-        memo.remember("novel", &[(a, Row::from([Value::U64(1)])), (b, Row::empty())]).unwrap();
+        let answers = [(a, Row::from([Value::U64(1)])), (b, Row::empty()), ([3; 32], Row::empty())];
+        memo.remember("novel", &answers, 0).unwrap();
         let epoch = |epoch: u64, used: &[MemoKey], unused: &[MemoKey]| {
             let keys = used.iter().chain(unused).copied();
             let marks = memo.marks(epoch, keys, |key| used.contains(key)).unwrap();
@@ -290,8 +298,12 @@ mod tests {
             memo.retain(&marks, Some(2)).unwrap();
             (marks.used.len(), marks.unused.len())
         };
+        assert_eq!(epoch(1, &[a, b], &[]), (2, 0));
         assert_eq!(epoch(1, &[b], &[a]), (0, 1));
+        // Nobody committed what asked for the third.
+        assert!(memo.answers(&[[3; 32]]).unwrap()[0].is_some());
         assert_eq!(epoch(2, &[], &[]), (0, 0));
+        assert!(memo.answers(&[[3; 32]]).unwrap()[0].is_none());
         assert!(memo.answers(&[a]).unwrap()[0].is_some());
         assert_eq!(epoch(2, &[a], &[]), (1, 0));
         assert_eq!(epoch(9, &[], &[b]), (0, 1));

@@ -84,8 +84,8 @@ pub struct Content {
     /// By database, without the manifest.
     pub databases: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>,
     pub manifest: Manifest,
-    /// Remembered answers, and the node that asked.
-    pub memo: BTreeMap<MemoKey, (String, Row)>,
+    /// Remembered answers, the node that asked, and since when nobody asks any more.
+    pub memo: BTreeMap<MemoKey, (String, Row, Option<u64>)>,
     /// Remembered fits.
     pub fits: u64,
 }
@@ -107,7 +107,7 @@ pub fn content(bench: &Bench, state: &str) -> Content {
     content.manifest = Manifest::load(&snapshot.layered("meta")).unwrap();
     content.manifest.throughput.clear();
     let remember = &mut |key: &[u8], answer: Answer| {
-        content.memo.insert(key.try_into().unwrap(), (answer.node, answer.row));
+        content.memo.insert(key.try_into().unwrap(), (answer.node, answer.row, answer.unused_since));
     };
     state.memo.for_each(remember).unwrap();
     content.fits = state.memo.fits().unwrap();
