@@ -12,7 +12,7 @@ use coea_operators::{
 
 use super::{Oracle, Table, add};
 use crate::{
-    runtime::{RunError, render::memo_key},
+    runtime::{RunError, address::memo_key},
     state::memo::{Answer, MemoKey},
 };
 

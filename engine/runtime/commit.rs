@@ -9,10 +9,11 @@ use coea_operators::{
 
 use super::{
     RunError,
-    driver::{Driver, memo_key_of, table_leaves},
+    address::{memo_key_of, memo_row},
+    driver::{Driver, table_leaves},
     fold::Update,
     ingest::delta_key,
-    render::{Channel, memo_row},
+    render::Channel,
 };
 use crate::state::{
     changes,

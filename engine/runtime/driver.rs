@@ -17,6 +17,7 @@ use coea_operators::{
 
 use super::{
     RunError,
+    address::memo_key_of,
     artifacts::Artifacts,
     commit::is_failed_call,
     epoch::{Epoch, InputReport},
@@ -345,14 +346,6 @@ impl<'a> Driver<'a> {
             || self.epoch.offsets.iter().any(|(source, offsets)| {
                 self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
             })
-    }
-}
-
-/// The memo key that a row of the dataflow holds.
-pub(super) fn memo_key_of(memo: &Row) -> Option<MemoKey> {
-    match memo.first() {
-        Some(Value::Bytes(bytes)) => MemoKey::try_from(bytes.as_ref()).ok(),
-        _ => None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Running a plan: workers, ticks, model calls, epochs.
 
+pub mod address;
 pub mod artifacts;
 pub mod commit;
 pub mod driver;
 pub mod epoch;
+mod fit;
 pub mod fold;
 pub mod ingest;
 pub mod render;

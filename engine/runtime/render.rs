@@ -7,7 +7,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use coea_operators::{
-    row::{Keyed, Row, Value, encode_row},
+    row::{Keyed, Row, Value},
     shape::{LeafId, Shape},
 };
 use differential_dataflow::{AsCollection, VecCollection, input::Input, input::InputSession};
@@ -21,13 +21,11 @@ use timely::{
 };
 
 use super::{
+    address::{memo_key, memo_row},
     artifacts::Artifacts,
     fold::{Folds, Update},
 };
-use crate::{
-    plan::Plan,
-    state::{history::shard, memo::MemoKey},
-};
+use crate::{plan::Plan, state::history::shard};
 
 /// Ticks: logical times within one process.
 pub type Tick = u64;
@@ -59,22 +57,6 @@ pub struct Rendered {
     pub probe: ProbeHandle<Tick>,
     /// What came out.
     pub captured: Captured,
-}
-
-/// The memo key of a request: the content address of what decides its answer.
-pub fn memo_key(logic: &str, artifact: Option<&str>, request: &Row) -> MemoKey {
-    let mut hasher = blake3::Hasher::new();
-    for part in [logic.as_bytes(), artifact.unwrap_or_default().as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.update(&encode_row(request));
-    *hasher.finalize().as_bytes()
-}
-
-/// A memo key as a row of the dataflow.
-pub fn memo_row(key: &MemoKey) -> Row {
-    Row::from([Value::Bytes(Arc::from(key.as_slice()))])
 }
 
 /// Renders a plan on a worker. `wanted` are the leaves whose rows are captured.

@@ -3,10 +3,10 @@
 //! The driver tells them what to do through bounded queues and hears from them once a tick. They
 //! share nothing but the loaded artifacts, and none of them calls a model.
 
+mod life;
+
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
-    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
@@ -14,16 +14,16 @@ use std::{
 };
 
 use coea_operators::{row::Row, shape::LeafId};
-use timely::{WorkerConfig, communication::WorkerGuards, worker::Worker};
+use timely::{WorkerConfig, communication::WorkerGuards};
 
 use super::{
     artifacts::Artifacts,
-    fold::{FoldChanges, Folds, Update},
-    render::{Channel, Rendered, Tick, render},
+    fold::{FoldChanges, Update},
+    render::Channel,
 };
 use crate::{
     plan::Plan,
-    state::{State, StateError, history::shard},
+    state::{State, history::shard},
 };
 
 /// Messages a worker may have waiting; more make the driver wait.
@@ -119,7 +119,9 @@ impl Workers {
         let guards = timely::execute(config, move |worker| {
             let end = ends.lock().unwrap_or_else(PoisonError::into_inner)[worker.index()].take();
             let Some((commands, replies)) = end else { return };
-            if let Err(error) = serve(worker, &plan, &state, &ids, &wanted, &shared, &commands, &replies) {
+            if let Err(error) =
+                life::serve(worker, &plan, &state, &ids, &wanted, &shared, &commands, &replies)
+            {
                 shared.fail(error.to_string());
                 let _ = replies.send(Reply::Failed(error.to_string()));
             }
@@ -274,69 +276,5 @@ impl Workers {
     /// If a worker failed.
     pub fn rebase(&self) -> Result<(), WorkerError> {
         self.broadcast(|| Command::Rebase)
-    }
-}
-
-/// A worker's life: it ends when the driver lets go of the queue.
-#[expect(clippy::too_many_arguments, reason = "the ends of one thread, used once")]
-fn serve(
-    worker: &mut Worker,
-    plan: &Arc<Plan>,
-    state: &State,
-    ids: &BTreeMap<String, u16>,
-    wanted: &[LeafId],
-    artifacts: &Artifacts,
-    commands: &Receiver<Command>,
-    replies: &Sender<Reply>,
-) -> Result<(), StateError> {
-    let place = (worker.index(), worker.peers());
-    let folds = Rc::new(RefCell::new(Folds::new(plan, ids, &state.snapshot()?, place)));
-    let mut rendered = render(worker, plan, &folds, artifacts, wanted);
-    let mut tick: Tick = 0;
-    while let Ok(command) = commands.recv() {
-        match command {
-            Command::Rows(leaf, rows) => {
-                if let Some(input) = rendered.inputs.get_mut(&leaf) {
-                    rows.into_iter().for_each(|(row, diff)| input.update(row, diff));
-                }
-            }
-            Command::Events(source, events) => folds.borrow_mut().apply(source, events)?,
-            Command::Ready(fold) => folds.borrow_mut().ready_next(fold),
-            Command::Restore(fold, rows, unknown) => {
-                if let Some(input) = rendered.inputs.get_mut(&fold) {
-                    rows.iter().for_each(|(row, count)| input.update(row.clone(), *count));
-                }
-                folds.borrow_mut().restore(fold, rows, unknown);
-            }
-            Command::TouchAll(fold) => folds.borrow_mut().touch_all(fold)?,
-            Command::Step => {
-                tick += 1;
-                let ticked = step(worker, &mut rendered, &folds, tick);
-                let _ = replies.send(Reply::Stepped(ticked));
-            }
-            Command::Scan(source) => {
-                let _ = replies.send(Reply::Scanned(folds.borrow().events(source)?));
-            }
-            Command::Take => {
-                let _ = replies.send(Reply::Taken(Box::new(folds.borrow_mut().take())));
-            }
-            Command::Rebase => folds.borrow_mut().rebase(&state.snapshot()?),
-        }
-    }
-    Ok(())
-}
-
-/// Moves every input to the next tick and works until everything before it is done.
-fn step(worker: &mut Worker, rendered: &mut Rendered, folds: &Rc<RefCell<Folds>>, tick: Tick) -> Ticked {
-    for input in rendered.inputs.values_mut().chain([&mut rendered.clock]) {
-        input.advance_to(tick);
-        input.flush();
-    }
-    worker.step_while(|| rendered.probe.less_than(&tick));
-    let mut folds = folds.borrow_mut();
-    Ticked {
-        updates: std::mem::take(&mut rendered.captured.borrow_mut()),
-        unmatched: std::mem::take(&mut folds.unmatched),
-        net: std::mem::take(&mut folds.net),
     }
 }

@@ -79,7 +79,7 @@ impl File {
             let mut from = *at;
             while from < end {
                 let to = end.min((from / SECTOR + 1) * SECTOR);
-                if *through || draw.keeps("sector", write << 32 | from / SECTOR) {
+                if *through || draw.keeps("sector", (write << 32) | (from / SECTOR)) {
                     put(&mut left, from, &bytes[from - at..to - at]);
                 }
                 from = to;

@@ -1,0 +1,107 @@
+//! Fits: done once, when everything above them is complete, and durable when they are finished.
+
+use coea_operators::{
+    row::{Row, encode_row},
+    shape::{LeafId, Loaded, Progress, Shape, Snapshot},
+};
+
+use super::{
+    RunError,
+    driver::{Driver, fit_logic},
+    fold::Update,
+};
+use crate::state::{manifest::ArtifactState, tables::consolidate};
+
+/// A relation in memory, in canonical order.
+struct Rows(Vec<Update>);
+
+impl Snapshot for Rows {
+    fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
+        self.0.iter().filter(|(_, count)| *count > 0).for_each(|((key, row), count)| visit(key, row, *count));
+    }
+}
+
+impl Driver<'_> {
+    /// Does the first fit whose inputs are complete; says whether there was one.
+    pub(super) fn fit_one(&mut self) -> Result<bool, RunError> {
+        for leaf in self.plan.fits().collect::<Vec<_>>() {
+            if self.fitted.contains_key(&leaf) || self.unfit.contains(&leaf) {
+                continue;
+            }
+            if self.plan.upstream(leaf).into_iter().any(|above| self.is_open(above)) {
+                continue;
+            }
+            if self.fit(leaf)? {
+                self.ready_folds()?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn fit(&mut self, leaf: LeafId) -> Result<bool, RunError> {
+        let plan = self.plan.clone();
+        let Shape::Fit { inputs, artifacts, kernel, cheap, .. } = &plan.leaves[leaf].shape else {
+            return Ok(false);
+        };
+        let snapshots =
+            inputs.iter().map(|input| self.snapshot(*input)).collect::<Result<Vec<_>, RunError>>()?;
+        let read: Vec<ArtifactState> =
+            artifacts.iter().filter_map(|artifact| self.fitted.get(artifact).cloned()).collect();
+        let logic = fit_logic(&plan, leaf);
+        let identity = identity(&logic, &snapshots, &read);
+        let bytes = match self.state.memo.fitted(&identity)? {
+            Some(bytes) => bytes,
+            None if self.options.dry && !cheap => {
+                self.unfit.insert(leaf);
+                return Ok(false);
+            }
+            None => {
+                let node = &plan.leaves[leaf].node;
+                let loaded: Vec<Loaded> = read
+                    .iter()
+                    .map(|artifact| self.artifacts.get(&artifact.digest))
+                    .collect::<Result<_, _>>()
+                    .map_err(|cause| RunError::call(node, cause))?;
+                let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
+                let what = format!("fit {}", plan.leaf_name(leaf));
+                let mut tell = |p: Progress<'_>| self.listener.progress(&what, p.done, p.total, p.note);
+                kernel(&views, &loaded, &mut tell).map_err(|error| RunError::call(node, error))?
+            }
+        };
+        let digest = match self.options.dry {
+            true => *blake3::hash(&bytes).as_bytes(),
+            false => self.state.memo.finish_fit(&identity, &bytes)?,
+        };
+        let digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
+        let epoch = self.manifest.epoch + 1;
+        self.adopt(leaf, ArtifactState { digest, logic, epoch }, &bytes)?;
+        Ok(true)
+    }
+
+    fn snapshot(&self, input: LeafId) -> Result<Rows, RunError> {
+        let source = self.plan.sources.iter().find(|source| source.leaf == input && source.events);
+        Ok(Rows(match source {
+            Some(source) => self.workers.scan(self.ids[&source.name])?,
+            None => consolidate(self.relations.get(&input).cloned().unwrap_or_default()),
+        }))
+    }
+}
+
+/// What a fit is a function of: logic, inputs, artifacts read.
+fn identity(logic: &str, snapshots: &[Rows], read: &[ArtifactState]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(logic.as_bytes());
+    read.iter().for_each(|artifact| {
+        hasher.update(artifact.digest.as_bytes());
+    });
+    for rows in snapshots {
+        hasher.update(b"\0input");
+        rows.for_each(&mut |key, row, count| {
+            hasher.update(&encode_row(key));
+            hasher.update(&encode_row(row));
+            hasher.update(&count.to_le_bytes());
+        });
+    }
+    *hasher.finalize().as_bytes()
+}
