@@ -161,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::row::tests::{row, value};
+    use crate::testing::{row, value};
 
     proptest! {
         #[test]

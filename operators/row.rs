@@ -350,27 +350,11 @@ fn decode_bytes(bytes: &[u8], at: &mut usize) -> Result<Vec<u8>, DecodeError> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    pub(crate) fn value() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::Bool),
-            any::<i64>().prop_map(Value::I64),
-            any::<u64>().prop_map(Value::U64),
-            any::<f64>().prop_map(Value::float),
-            "[\\x00-\\x02a-c\\u{e9}]{0,5}".prop_map(Value::text),
-            prop::collection::vec(0u8..3, 0..5).prop_map(|b| Value::Bytes(b.into())),
-        ];
-        leaf.prop_recursive(2, 12, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(Value::list))
-    }
-
-    pub(crate) fn row() -> impl Strategy<Value = Row> {
-        prop::collection::vec(value(), 0..4).prop_map(Row::new)
-    }
+    use crate::testing::row;
 
     proptest! {
         #[test]

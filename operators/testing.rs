@@ -1,5 +1,7 @@
 //! What unit tests of operators share.
 
+use proptest::prelude::*;
+
 use crate::{
     row::{Row, Value},
     shape::{Counts, Event, FoldKernel},
@@ -33,4 +35,23 @@ pub fn fold(kernel: &dyn FoldKernel, history: &[(i64, u64, u64)]) -> Vec<Row> {
     };
     kernel.emit(&Row::from([Value::U64(1)]), &mut walk, &counts, &mut out);
     out
+}
+
+/// Any value, lists in lists included.
+pub fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::I64),
+        any::<u64>().prop_map(Value::U64),
+        any::<f64>().prop_map(Value::float),
+        "[\\x00-\\x02a-c\\u{e9}]{0,5}".prop_map(Value::text),
+        prop::collection::vec(0u8..3, 0..5).prop_map(|b| Value::Bytes(b.into())),
+    ];
+    leaf.prop_recursive(2, 12, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(Value::list))
+}
+
+/// Any row.
+pub fn row() -> impl Strategy<Value = Row> {
+    prop::collection::vec(value(), 0..4).prop_map(Row::new)
 }

@@ -20,16 +20,8 @@ const FILE_LINES: usize = 300;
 
 /// Who alone may name something, by the beginning of the path: (word, in the tree, only there).
 const ONLY: [(&str, &str, &[&str]); 9] = [
-    (
-        "timely",
-        "engine/",
-        &["engine/runtime/render.rs", "engine/runtime/worker.rs", "engine/runtime/fold.rs"],
-    ),
-    (
-        "differential_dataflow",
-        "engine/",
-        &["engine/runtime/render.rs", "engine/runtime/worker.rs", "engine/runtime/fold.rs"],
-    ),
+    ("timely", "engine/", &["engine/runtime/render.rs", "engine/runtime/worker"]),
+    ("differential_dataflow", "engine/", &["engine/runtime/render.rs", "engine/runtime/worker"]),
     ("timely", "operators/", &[]),
     ("differential_dataflow", "operators/", &[]),
     ("heed", "", &["engine/state/"]),
