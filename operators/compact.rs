@@ -1,11 +1,14 @@
 //! Rows at rest where their order does not matter: small, and quick to read and write.
 //!
-//! Numbers are variable-length, text is a length and its bytes. The ordered encoding of
-//! [`row`](crate::row) is for keys; this one is for what lies behind them by the million.
+//! Numbers are variable-length, text is a length and its bytes. The encoding of
+//! [`ordered`](crate::ordered) is for keys; this one is for what lies behind them by the million.
 
 use std::sync::Arc;
 
-use crate::row::{DecodeError, Row, Value};
+use crate::{
+    ordered::DecodeError,
+    row::{Row, Value},
+};
 
 const NULL: u8 = 0;
 const FALSE: u8 = 1;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
-    row::{Row, Value, encode_row},
+    ordered::encode_row,
+    row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Graph, LeafId},
 };

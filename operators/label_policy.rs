@@ -17,7 +17,8 @@ use crate::{
     category_map::CategoryTable,
     label_model::LabelModel,
     operator::{Inputs, Problem},
-    row::{Row, Value, encode_row},
+    ordered::encode_row,
+    row::{Row, Value},
     schema::Schema,
     shape::{Answers, Artifact, CallError, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, present},
 };

@@ -20,6 +20,7 @@ pub mod llm_sampler;
 pub mod lm;
 pub mod nn;
 pub mod operator;
+pub mod ordered;
 pub mod prompt_builder;
 pub mod recent_categories;
 pub mod row;

@@ -13,7 +13,8 @@ use crate::{
     category_map::domain_of,
     lm::chat_safe,
     operator::{Described, Inputs, Operator, Problem, Problems},
-    row::{Row, Value, encode_row},
+    ordered::encode_row,
+    row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Graph, LeafId},
 };

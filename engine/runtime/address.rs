@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use coea_operators::row::{Row, Value, encode_row};
+use coea_operators::{
+    ordered::encode_row,
+    row::{Row, Value},
+};
 
 use crate::state::memo::MemoKey;
 

@@ -1,7 +1,8 @@
 //! Fits: done once, when everything above them is complete, and durable when they are finished.
 
 use coea_operators::{
-    row::{Row, encode_row},
+    ordered::encode_row,
+    row::Row,
     shape::{LeafId, Loaded, Progress, Shape, Snapshot},
 };
 

@@ -10,7 +10,8 @@
 
 use coea_operators::{
     compact::{put_row, put_signed, put_unsigned, take_row, take_signed, take_unsigned},
-    row::{DecodeError, Row, Value},
+    ordered::DecodeError,
+    row::{Row, Value},
 };
 
 use super::StateError;

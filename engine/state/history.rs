@@ -8,7 +8,7 @@
 
 use std::ops::Bound;
 
-use coea_operators::row::{Row, encode_row};
+use coea_operators::{ordered::encode_row, row::Row};
 
 pub use super::block::Counted;
 use super::{

@@ -3,7 +3,10 @@
 //! Entries are sorted by the ordered encoding of the key, so a dump is a scan. LMDB bounds its
 //! keys, so the entry of a long key is addressed by a prefix and a hash and holds the key itself.
 
-use coea_operators::row::{Keyed, Row, encode_row};
+use coea_operators::{
+    ordered::encode_row,
+    row::{Keyed, Row},
+};
 
 use super::{StateError, changes::Difference, layered::Layered};
 

@@ -3,10 +3,7 @@
 //! Counts are kept in the state by fold and user, and moved by the events of an epoch, so a click
 //! costs the same in a long history as in a short one.
 
-use coea_operators::{
-    row::{Row, encode_row},
-    shape::Counts,
-};
+use coea_operators::{ordered::encode_row, row::Row, shape::Counts};
 
 use super::INDEX_PREFIX;
 use crate::state::{

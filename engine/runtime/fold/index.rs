@@ -3,7 +3,7 @@
 //! It is kept per source and item, in the state, so that an item nobody clicked costs nothing and
 //! a corrected one costs its own readers.
 
-use coea_operators::row::{Row, encode_row};
+use coea_operators::{ordered::encode_row, row::Row};
 
 use super::INDEX_PREFIX;
 use crate::state::{
