@@ -124,12 +124,19 @@ fn epoch(driver: &mut Driver<'_>, parts: &mut Parts) {
     timed(&mut parts.commit, began);
 }
 
-/// The most memory this process ever had resident, in MiB.
-fn peak() -> f64 {
+/// What the system says of this process's memory, in MiB.
+fn memory(name: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<f64>().ok());
     kib.unwrap_or(f64::NAN) / 1024.0
+}
+
+/// The most memory this process ever had resident, and what it has now: its own, and pages of the
+/// files it maps (program and database), which the system may take back.
+fn peak() -> String {
+    let [most, own, files] = ["VmHWM", "RssAnon", "RssFile"].map(memory);
+    format!("peak {most:.0} MiB (now {own:.0} of its own, {files:.0} of mapped files)")
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -159,13 +166,14 @@ fn deltas(bench: &Bench, driver: &mut Driver<'_>, world: &mut World, rows: usize
     let mean = |time: Duration| milliseconds(time) / count as f64;
     println!(
         "{rows:>6} rows: p50 {p50:>8.3} ms, p99 {p99:>8.3} ms ({:.1} x), max {:>8.3} ms; mean of ingest {:.3}, \
-         settle {:.3}, changes {:.3}, commit {:.3}",
+         settle {:.3}, changes {:.3}, commit {:.3}; {}",
         p99 / p50,
         times[times.len() - 1],
         mean(parts.ingest),
         mean(parts.settle),
         mean(parts.changes),
         mean(parts.commit),
+        peak(),
     );
     p50
 }
@@ -178,7 +186,7 @@ fn scratch(bench: &Bench, name: &str, options: &Options) -> (Driver<'static>, f6
     epoch(&mut driver, &mut parts);
     let time = began.elapsed();
     println!(
-        "from scratch: {:.3} s; ingest {:.3}, settle {:.3}, changes {:.3}, commit {:.3}; peak {:.0} MiB",
+        "from scratch: {:.3} s; ingest {:.3}, settle {:.3}, changes {:.3}, commit {:.3}; {}",
         time.as_secs_f64(),
         parts.ingest.as_secs_f64(),
         parts.settle.as_secs_f64(),
@@ -205,13 +213,12 @@ fn main() {
     let path = bench.path("load.csv");
     write_load(&mut world, &path, events());
     let options = Options { workers: 1, deltas: vec![("events".to_string(), path)], ..Options::default() };
-    println!("{} events, peak before {:.0} MiB", events(), peak());
+    println!("{} events; {}", events(), peak());
     let (mut driver, first) = scratch(&bench, "state", &options);
     let mut medians = Vec::new();
     for (rows, count) in DELTAS {
         medians.push(deltas(&bench, &mut driver, &mut world, rows, count));
     }
-    println!("peak {:.0} MiB", peak());
     drop(driver);
     let mut loads = vec![first];
     for turn in 1..SCRATCH {

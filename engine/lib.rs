@@ -5,6 +5,7 @@ pub mod connectors;
 pub mod diagnostic;
 pub mod fetch;
 pub mod lower;
+mod memory;
 pub mod models;
 mod nearest;
 pub mod oracle;

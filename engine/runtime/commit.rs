@@ -15,15 +15,21 @@ use super::{
     ingest::delta_key,
     render::Channel,
 };
-use crate::state::{
-    changes,
-    manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
-    memo::{Marks, MemoKey},
-    tables::{Tables, consolidate},
+use crate::{
+    memory::give_back,
+    state::{
+        changes,
+        manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
+        memo::{Marks, MemoKey},
+        tables::{Tables, consolidate},
+    },
 };
 
 /// Epochs an answer is kept after its last use.
 pub const RETENTION: u64 = 8;
+
+/// Rows of an epoch after which memory is given back to the system.
+const LARGE: u64 = 100_000;
 
 /// What an epoch did to one table.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +154,10 @@ impl Driver<'_> {
         self.failures = self.failed_calls();
         self.tables = Tables::new(self.state.snapshot()?.layered("tables"));
         self.workers.rebase()?;
+        let rows: u64 = self.epoch.inputs.iter().map(|input| input.rows + input.retractions).sum();
+        if self.rebuild || rows >= LARGE {
+            give_back();
+        }
         self.rebuild = false;
         self.begin(Vec::new());
         Ok(())
