@@ -9,24 +9,21 @@ use coea_operators::{
 
 use super::{
     RunError,
-    address::{memo_key_of, memo_row},
     driver::{Driver, table_leaves},
     fold::Update,
     ingest::delta_key,
     render::Channel,
+    retention::RETENTION,
 };
 use crate::{
     memory::give_back,
     state::{
         changes,
         manifest::{FORMAT, Manifest, NodeState, SourceState, Throughput},
-        memo::{Marks, MemoKey},
+        memo::MemoKey,
         tables::{Tables, consolidate},
     },
 };
-
-/// Epochs an answer is kept after its last use.
-pub const RETENTION: u64 = 8;
 
 /// Rows of an epoch after which memory is given back to the system.
 const LARGE: u64 = 100_000;
@@ -163,15 +160,6 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Applies the marks of the last commit, in case the process that made it was killed before.
-    pub(super) fn replay_marks(&self) -> Result<(), RunError> {
-        if self.options.dry {
-            return Ok(());
-        }
-        let marks = Marks::load(&self.state.snapshot()?.layered("meta"))?;
-        Ok(self.state.memo.retain(&marks, Some(RETENTION))?)
-    }
-
     fn apply_letters(&mut self) -> Result<(), RunError> {
         let unmatched = std::mem::take(&mut self.epoch.unmatched);
         self.tables.apply("unmatched_retractions", unmatched)?;
@@ -238,52 +226,6 @@ impl Driver<'_> {
         }
         manifest.dead_letters += self.epoch.inputs.iter().map(|input| input.rejected).sum::<u64>();
         manifest
-    }
-
-    /// Answers whose use changed; one that another node still uses stays in use.
-    fn marks(&mut self, epoch: u64) -> Result<Marks, RunError> {
-        let mut moved: BTreeSet<MemoKey> = BTreeSet::new();
-        for leaf in self.plan.infers().collect::<Vec<_>>() {
-            let updates = self.epoch.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
-            moved.extend(updates.iter().filter_map(|((memo, _), _)| memo_key_of(memo)));
-        }
-        if self.rebuild {
-            self.state.memo.for_each(&mut |key, answer| {
-                if answer.unused_since.is_none() {
-                    moved.extend(MemoKey::try_from(key));
-                }
-            })?;
-        }
-        self.in_use.retain(|_, uses| *uses > 0);
-        Ok(self.state.memo.marks(epoch, moved, |key| self.in_use.contains_key(key))?)
-    }
-
-    /// Answers that an inference used and does not any more.
-    fn released(&self) -> Vec<(LeafId, MemoKey)> {
-        let mut released = Vec::new();
-        for leaf in self.plan.infers() {
-            let (Some(seen), Some(held)) =
-                (self.epoch.updates.get(&Channel::Used(leaf)), self.answered.get(&leaf))
-            else {
-                continue;
-            };
-            let given_up = consolidate(seen.clone()).into_iter().filter(|(_, count)| *count < 0);
-            let keys = given_up.filter_map(|((memo, _), _)| memo_key_of(&memo));
-            released.extend(keys.filter(|key| held.contains(key)).map(|key| (leaf, key)));
-        }
-        released
-    }
-
-    /// Takes answers out of the dataflow: the memo keeps them for a while, memory does not.
-    fn release(&mut self, released: Vec<(LeafId, MemoKey)>) -> Result<(), RunError> {
-        for (leaf, key) in released {
-            let answer = self.state.memo.answers(&[key])?.pop().flatten();
-            let held = self.answered.entry(leaf).or_default().remove(&key);
-            if let (Some(answer), true) = (answer, held) {
-                self.workers.rows(leaf, vec![((memo_row(&key), answer.row), -1)])?;
-            }
-        }
-        Ok(())
     }
 }
 
