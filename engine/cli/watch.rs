@@ -40,6 +40,9 @@ pub struct WatchArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(char::is_alphabetic);
     let number: u64 = digits.parse().map_err(|_| "expected a number with ms, s or m, such as 2s")?;
+    if number == 0 {
+        return Err("there must be some time between two looks, such as 100ms".to_string());
+    }
     match &text[digits.len()..] {
         "ms" => Ok(Duration::from_millis(number)),
         "s" | "" => Ok(Duration::from_secs(number)),
@@ -109,5 +112,6 @@ mod tests {
         assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
         assert_eq!(interval("3m"), Ok(Duration::from_secs(180)));
         assert!(interval("soon").is_err() && interval("2h").is_err() && interval("").is_err());
+        assert!(interval("0s").is_err());
     }
 }
