@@ -246,7 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::Snapshot;
+    use crate::state::{Snapshot, Store};
 
     fn event(time: i64, item: u64) -> Row {
         Row::from([Value::I64(time), Value::U64(item)])
@@ -274,15 +274,26 @@ mod tests {
     proptest! {
         #[test]
         fn is_a_signed_multiset_in_order(
-            batches in prop::collection::vec(prop::collection::vec((0i64..900, 0u64..2, -1i64..3), 0..300), 1..6),
+            batches in prop::collection::vec(
+                (prop::collection::vec((0i64..900, 0u64..2, -1i64..3), 0..300), any::<bool>()),
+                1..6,
+            ),
         ) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::create(dir.path()).unwrap();
+            let open = || History::new(store.snapshot().unwrap().layered("history"));
             let key = Row::from([Value::U64(7)]);
             let other = Row::from([Value::U64(8)]);
-            let mut history = History::new(Snapshot::empty().layered("history"));
+            let mut history = open();
             let mut model: BTreeMap<Row, i64> = BTreeMap::new();
             apply(&mut history, &other, &[(1, 1, 1)]);
-            for batch in &batches {
+            for (batch, commit) in &batches {
                 apply(&mut history, &key, batch);
+                // What is appended to may be of this epoch or committed.
+                if *commit {
+                    store.write(vec![("history", history.take())]).unwrap();
+                    history = open();
+                }
                 batch.iter().for_each(|(t, i, d)| *model.entry(event(*t, *i)).or_default() += d);
             }
             model.retain(|_, n| *n != 0);
