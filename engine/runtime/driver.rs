@@ -11,7 +11,7 @@ use std::{
 };
 
 use coea_operators::{
-    row::{Keyed, Row, Value},
+    row::{Keyed, Row},
     shape::{LeafId, Shape},
 };
 
@@ -19,9 +19,8 @@ use super::{
     RunError,
     address::memo_key_of,
     artifacts::Artifacts,
-    commit::is_failed_call,
     epoch::{Epoch, InputReport},
-    fold::{Update, unknown_pairs},
+    fold::Update,
     render::Channel,
     report::Report,
     worker::{Ticked, Workers, add},
@@ -174,112 +173,6 @@ impl<'a> Driver<'a> {
         Ok(report)
     }
 
-    /// Feeds what is committed. Where the spec is as it was, that is no part of the epoch.
-    fn restore(&mut self) -> Result<(), RunError> {
-        self.replay_marks()?;
-        self.restore_artifacts()?;
-        for at in 0..self.plan.sources.len() {
-            let source = &self.plan.sources[at];
-            if !source.events {
-                let rows = self.tables.rows(&source_table(&source.name))?;
-                let present = rows.into_iter().filter(|(_, count)| *count > 0).collect();
-                self.workers.rows(source.leaf, present)?;
-            }
-        }
-        self.restore_folds()?;
-        if !self.rebuild {
-            self.drain_known()?;
-            self.epoch.recording = true;
-        }
-        Ok(())
-    }
-
-    fn restore_artifacts(&mut self) -> Result<(), RunError> {
-        let fits: Vec<LeafId> = self.plan.fits().collect();
-        let other = match &self.options.models_from {
-            Some(dir) => Some(State::read(dir)?),
-            None => None,
-        };
-        let known = match &other {
-            Some(other) => Manifest::load(&other.snapshot()?.layered("meta"))?.artifacts,
-            None => self.manifest.artifacts.clone(),
-        };
-        for leaf in fits {
-            let Some(artifact) = known.get(&self.plan.leaf_name(leaf)) else { continue };
-            if artifact.logic != fit_logic(&self.plan, leaf) {
-                continue;
-            }
-            let from = other.as_ref().unwrap_or(&self.state);
-            if let Some(bytes) = from.memo.artifact_hex(&artifact.digest)? {
-                if other.is_some() && !self.options.dry {
-                    self.state.memo.keep_artifact(&bytes)?;
-                }
-                self.adopt(leaf, artifact.clone(), &bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn restore_folds(&mut self) -> Result<(), RunError> {
-        let errors = self.tables.rows("errors")?;
-        self.failures =
-            errors.iter().filter(|(row, _)| is_failed_call(row)).map(|(row, _)| row.clone()).collect();
-        for leaf in self.plan.folds().collect::<Vec<_>>() {
-            let name = self.plan.leaf_name(leaf);
-            let known = self.manifest.nodes.get(&name).map(|node| node.lineage.clone());
-            if known.as_ref() == Some(&self.plan.lineage[leaf]) {
-                let width = self.user_width(leaf);
-                let node = &self.plan.leaves[leaf].node;
-                let unknown = unknown_pairs(node, &errors, width);
-                if self.rebuild {
-                    let old = errors.iter().filter(|((key, _), _)| key[0].as_text() == Some(node));
-                    self.epoch.updates.entry(Channel::Errors(leaf)).or_default().extend(old.cloned());
-                }
-                self.workers.restore(leaf, self.tables.rows(&name)?, unknown)?;
-            } else {
-                self.workers.touch_all(leaf)?;
-            }
-        }
-        self.ready_folds()
-    }
-
-    fn user_width(&self, fold: LeafId) -> usize {
-        let Shape::Fold { source, .. } = &self.plan.leaves[fold].shape else { return 1 };
-        self.plan.sources.iter().find(|s| s.leaf == *source).map_or(1, |s| s.key.len())
-    }
-
-    /// Tells folds whose side input is complete, because every fit above it is done, to begin.
-    pub(super) fn ready_folds(&mut self) -> Result<(), RunError> {
-        for fold in self.plan.folds().collect::<Vec<_>>() {
-            let waits = self.plan.upstream(fold).into_iter().any(|leaf| {
-                matches!(self.plan.leaves[leaf].shape, Shape::Fit { .. }) && !self.fitted.contains_key(&leaf)
-            });
-            if !waits {
-                self.workers.ready(fold)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Loads an artifact and makes its version a row of the dataflow.
-    pub(super) fn adopt(
-        &mut self,
-        leaf: LeafId,
-        artifact: ArtifactState,
-        bytes: &[u8],
-    ) -> Result<(), RunError> {
-        let Shape::Fit { load, .. } = &self.plan.leaves[leaf].shape else { return Ok(()) };
-        let loaded = load(bytes)
-            .map_err(|cause| RunError::Node { node: self.plan.leaves[leaf].node.clone(), cause })?;
-        self.artifacts.insert(&artifact.digest, loaded);
-        let version = (Row::empty(), Row::from([Value::text(&artifact.digest)]));
-        self.workers.rows(leaf, vec![(version, 1)])?;
-        self.fitted.insert(leaf, artifact);
-        let open = self.fit_inputs();
-        self.relations.retain(|leaf, _| open.contains(leaf));
-        Ok(())
-    }
-
     /// Completes a tick and takes in what it brought.
     pub(super) fn tick(&mut self) -> Result<(), RunError> {
         let Ticked { updates, unmatched, net } = self.workers.tick()?;
@@ -311,7 +204,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Relations that fits still to be done read.
-    fn fit_inputs(&self) -> BTreeSet<LeafId> {
+    pub(super) fn fit_inputs(&self) -> BTreeSet<LeafId> {
         let open = self.plan.fits().filter(|fit| !self.fitted.contains_key(fit));
         open.flat_map(|fit| match &self.plan.leaves[fit].shape {
             Shape::Fit { inputs, .. } => inputs.clone(),

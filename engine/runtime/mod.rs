@@ -10,6 +10,7 @@ pub mod fold;
 pub mod ingest;
 pub mod render;
 pub mod report;
+mod restore;
 pub mod retention;
 pub mod settle;
 pub mod worker;
