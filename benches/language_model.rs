@@ -5,10 +5,10 @@
 //! GFLOP/s of its weight products alone, so that it can be held against that of `gemm` on the same
 //! shapes, one product per thread as here.
 
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
 use coea_operators::{
-    lm::{LabelTrie, LanguageModel, score_labels},
+    lm::{LabelTrie, LocalModel, score_labels},
     shape::Cost,
 };
 
@@ -102,14 +102,14 @@ fn gigaflops(cost: Cost, prompts: usize, nodes: usize) -> f64 {
     2e-9 * (LAYERS * layer * rows + HEAD.0 * HEAD.1 * prompts * (nodes + 1)) as f64
 }
 
-fn score(model: &LanguageModel, labels: &[String], prompts: &[String]) {
+fn score(model: &LocalModel, labels: &[String], prompts: &[String]) {
     let trie = match LabelTrie::new(model.tokenizer(), labels) {
         Ok(trie) => trie,
         Err(error) => return println!("{error}"),
     };
     let start = Instant::now();
-    match score_labels(model, &trie, prompts, &mut |_| ()) {
-        Ok(scores) => {
+    match score_labels(model, &trie, prompts, &mut |_, _| ControlFlow::Continue(())) {
+        Ok(cost) => {
             let (seconds, n) = (start.elapsed().as_secs_f64(), prompts.len());
             println!(
                 "{:3} labels, {:3} nodes: {n} prompts in {seconds:.1} s, {:.2} keys/s, {:.0} GFLOP/s; {} prompt \
@@ -117,9 +117,9 @@ fn score(model: &LanguageModel, labels: &[String], prompts: &[String]) {
                 labels.len(),
                 trie.nodes(),
                 n as f64 / seconds,
-                gigaflops(scores.cost, n, trie.nodes()) / seconds,
-                scores.cost.prompt_tokens,
-                scores.cost.reused_prompt_tokens,
+                gigaflops(cost, n, trie.nodes()) / seconds,
+                cost.prompt_tokens,
+                cost.reused_prompt_tokens,
             );
         }
         Err(error) => println!("{error}"),
@@ -164,7 +164,7 @@ fn bare_gemm(rows: usize) {
             }
         }
     });
-    let cost = Cost { prompt_tokens: 0, reused_prompt_tokens: 0 };
+    let cost = Cost::default();
     // As many rows, all of them with logits.
     let work = gigaflops(cost, 1, rows) - 2e-9 * (HEAD.0 * HEAD.1) as f64;
     let threads = rayon::current_num_threads() as f64;
@@ -181,7 +181,7 @@ fn main() {
             return;
         }
     };
-    let model = match LanguageModel::open(&path) {
+    let model = match LocalModel::open(&path) {
         Ok(model) => model,
         Err(error) => return println!("{error}"),
     };

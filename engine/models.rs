@@ -6,9 +6,9 @@
 use std::sync::{Arc, OnceLock};
 
 use coea_operators::{
-    label_model::LabelModel,
-    lm::{self, LabelTrie, LanguageModel, LmError, LmTokenizer},
-    shape::{CallError, Cost, KernelError},
+    language_model::{Answered, LanguageModel, Writing, Written},
+    lm::{self, LabelTrie, LmTokenizer, LocalModel},
+    shape::{CallError, Cost},
 };
 
 use crate::fetch;
@@ -19,7 +19,7 @@ pub trait ModelProvider {
     ///
     /// # Errors
     /// If there can be no such model.
-    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String>;
+    fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String>;
 }
 
 /// Models from the registry, or from the user's own files.
@@ -27,7 +27,7 @@ pub trait ModelProvider {
 pub struct RealModels;
 
 impl ModelProvider for RealModels {
-    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String> {
+    fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String> {
         let digest = fetch::model_digest(base).map_err(|e| e.to_string())?;
         Ok(Arc::new(Embedded {
             base: base.to_string(),
@@ -42,7 +42,7 @@ impl ModelProvider for RealModels {
 struct Embedded {
     base: String,
     digest: String,
-    model: OnceLock<Result<LanguageModel, CallError>>,
+    model: OnceLock<Result<LocalModel, CallError>>,
     tokenizer: OnceLock<Result<LmTokenizer, CallError>>,
 }
 
@@ -51,8 +51,8 @@ impl Embedded {
         Ok(fetch::model(&self.base).map_err(unavailable)?.path)
     }
 
-    fn model(&self) -> Result<&LanguageModel, CallError> {
-        let load = || LanguageModel::open(&self.path()?).map_err(unavailable);
+    fn model(&self) -> Result<&LocalModel, CallError> {
+        let load = || LocalModel::open(&self.path()?).map_err(unavailable);
         self.model.get_or_init(load).as_ref().map_err(Clone::clone)
     }
 
@@ -70,7 +70,7 @@ fn unavailable(error: impl std::fmt::Display) -> CallError {
     CallError::Unavailable(error.to_string())
 }
 
-impl LabelModel for Embedded {
+impl LanguageModel for Embedded {
     fn digest(&self) -> String {
         self.digest.clone()
     }
@@ -79,26 +79,20 @@ impl LabelModel for Embedded {
         &self,
         labels: &[String],
         prompts: &[String],
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
+        answered: &mut Answered<'_, Vec<f32>>,
+    ) -> Result<Cost, CallError> {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
-        let mut answers: Vec<Result<Vec<f32>, KernelError>> = vec![Ok(Vec::new()); prompts.len()];
-        let mut left: Vec<usize> = (0..prompts.len()).collect();
-        // A prompt that cannot be asked is an error of its own; the others are asked without it.
-        loop {
-            let asked: Vec<String> = left.iter().map(|at| prompts[*at].clone()).collect();
-            match lm::score_labels(model, &trie, &asked, progress) {
-                Ok(scores) => {
-                    left.iter().zip(scores.logprobs).for_each(|(at, answer)| answers[*at] = Ok(answer));
-                    return Ok((answers, scores.cost));
-                }
-                Err(error @ (LmError::TooLong { prompt, .. } | LmError::EmptyPrompt(prompt))) => {
-                    answers[left.remove(prompt)] = Err(error.to_string());
-                }
-                Err(error) => return Err(error.to_string().into()),
-            }
-        }
+        Ok(lm::score_labels(model, &trie, prompts, answered).map_err(|e| e.to_string())?)
+    }
+
+    fn write(
+        &self,
+        _how: &Writing,
+        _prompts: &[String],
+        _answered: &mut Answered<'_, Written>,
+    ) -> Result<Cost, CallError> {
+        Err("the embedded model does not write texts yet".into())
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {

@@ -15,8 +15,8 @@ use std::{
 };
 
 use coea_operators::{
-    label_model::LabelModel,
-    shape::{CallError, Cost, FitKernel, KernelError, Shape},
+    language_model::{Answered, LanguageModel, Writing, Written},
+    shape::{CallError, Cost, FitKernel, Shape},
 };
 
 use crate::{
@@ -59,7 +59,7 @@ impl StandIn {
 }
 
 impl ModelProvider for StandIn {
-    fn language(&self, base: &str) -> Result<Arc<dyn LabelModel>, String> {
+    fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String> {
         Ok(Arc::new(StandInModel { base: base.to_string(), of: self.clone() }))
     }
 }
@@ -82,9 +82,32 @@ impl StandInModel {
         let draw = u16::from_le_bytes([bytes.as_bytes()[0], bytes.as_bytes()[1]]);
         -1.0 - 11.0 * f32::from(draw) / f32::from(u16::MAX)
     }
+
+    /// Answers prompts one by one, at the pace that was asked for.
+    fn answer<T>(
+        &self,
+        prompts: &[String],
+        answered: &mut Answered<'_, T>,
+        answer: impl Fn(&str) -> T,
+    ) -> Result<Cost, CallError> {
+        let pace = Duration::from_micros(self.of.pace.load(Ordering::Relaxed));
+        let failing = self.of.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (at, prompt) in prompts.iter().enumerate() {
+            std::thread::sleep(pace);
+            self.of.calls.fetch_add(1, Ordering::Relaxed);
+            let answer = match &failing {
+                Some(marker) if prompt.contains(marker) => Err(format!("the prompt contains {marker}")),
+                _ => Ok(answer(prompt)),
+            };
+            if answered(at, answer).is_break() {
+                break;
+            }
+        }
+        self.price(prompts)
+    }
 }
 
-impl LabelModel for StandInModel {
+impl LanguageModel for StandInModel {
     fn digest(&self) -> String {
         format!("stand-in/1 {}", self.base)
     }
@@ -93,23 +116,28 @@ impl LabelModel for StandInModel {
         &self,
         labels: &[String],
         prompts: &[String],
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
-        let pace = Duration::from_micros(self.of.pace.load(Ordering::Relaxed));
-        std::thread::sleep(pace.saturating_mul(prompts.len() as u32));
-        let failing = self.of.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.of.calls.fetch_add(prompts.len() as u64, Ordering::Relaxed);
-        let answer = |prompt: &String| match &failing {
-            Some(marker) if prompt.contains(marker) => Err(format!("the prompt contains {marker}")),
-            _ => Ok(labels.iter().map(|label| self.logprob(prompt, label)).collect()),
-        };
-        progress(prompts.len());
-        Ok((prompts.iter().map(answer).collect(), self.price(prompts)?))
+        answered: &mut Answered<'_, Vec<f32>>,
+    ) -> Result<Cost, CallError> {
+        self.answer(prompts, answered, |prompt| {
+            labels.iter().map(|label| self.logprob(prompt, label)).collect()
+        })
+    }
+
+    fn write(
+        &self,
+        how: &Writing,
+        prompts: &[String],
+        answered: &mut Answered<'_, Written>,
+    ) -> Result<Cost, CallError> {
+        self.answer(prompts, answered, |prompt| {
+            let text = format!("text {:.3} under seed {}", self.logprob(prompt, "text"), how.seed);
+            Written { text, tokens: 4, finished: true }
+        })
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
         let bytes = prompts.iter().map(|prompt| prompt.len() as u64).sum();
-        Ok(Cost { prompt_tokens: bytes, reused_prompt_tokens: 0 })
+        Ok(Cost { prompt_tokens: bytes, ..Cost::default() })
     }
 }
 

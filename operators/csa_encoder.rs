@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     features::{Feature, FeatureTable, all_features},
+    language_model::Answered,
     nn::{CsaConfig, CsaEncoder as Network, Pool, Sequence},
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{
-        Answers, Artifact, CallError, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot,
+        Artifact, CallError, Cost, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot,
         present,
     },
 };
@@ -236,6 +237,9 @@ fn fit(
     Ok(FittedEncoder { items, features, network })
 }
 
+/// Users encoded at once.
+const BATCH: usize = 64;
+
 /// Encodes batches of users.
 struct Encode {
     max_length: usize,
@@ -254,18 +258,20 @@ impl InferKernel for Encode {
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, CallError> {
+        answered: &mut Answered<'_, Row>,
+    ) -> Result<Cost, CallError> {
         let encoder = present::<FittedEncoder>(artifact)?;
-        let mut rows = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks(64) {
+        for (chunk, first) in requests.chunks(BATCH).zip((0..).step_by(BATCH)) {
             let sequence = |row| sequence(&encoder.items, &encoder.features, row, self.max_length);
             let batch: Vec<Sequence> = chunk.iter().map(sequence).collect();
             let vectors = encoder.network.encode(&batch).map_err(|e| e.to_string())?;
-            rows.extend(vectors.iter().map(|vector| Ok(Row::from([Value::floats(vector)]))));
-            progress(rows.len());
+            for (vector, at) in vectors.iter().zip(first..) {
+                if answered(at, Ok(Row::from([Value::floats(vector)]))).is_break() {
+                    return Ok(Cost::default());
+                }
+            }
         }
-        Ok(Answers { rows, cost: Default::default() })
+        Ok(Cost::default())
     }
 }
 

@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::CategoryTable,
-    label_model::LabelModel,
+    language_model::{Answered, LanguageModel, gather},
     operator::{Inputs, Problem},
     ordered::encode_row,
     row::{Row, Value},
     schema::Schema,
-    shape::{Answers, Artifact, CallError, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, present},
+    shape::{Artifact, CallError, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, present},
 };
 
 /// Labels in order, what they are made of, and the prior of each.
@@ -55,7 +55,7 @@ impl LabelPrior {
 pub(crate) fn fit_prior(
     graph: &mut Graph,
     labels: Fitted<CategoryTable>,
-    model: Arc<dyn LabelModel>,
+    model: Arc<dyn LanguageModel>,
     neutral: String,
 ) -> Fitted<LabelPrior> {
     let logic = format!("label_prior/1 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
@@ -66,15 +66,16 @@ pub(crate) fn fit_prior(
         if names.is_empty() {
             return Err("the label set is empty: no category has enough clicks".into());
         }
-        let (mut scores, _) = model.score(&names, std::slice::from_ref(&neutral), &mut |_| {})?;
-        let prior = scores.pop().ok_or("the model gave no answer")??;
+        let (scores, _) =
+            gather(1, |answered| model.score(&names, std::slice::from_ref(&neutral), answered))?;
+        let prior = scores.into_iter().next().ok_or("the model gave no answer")??;
         let parts = table.labels.values().map(|label| label.parts.clone()).collect();
         Ok(LabelPrior { labels: names, parts, prior })
     })
 }
 
 /// Asks the model for the log-probability of every label; a request is one prompt.
-pub(crate) struct ScoreLabels(pub Arc<dyn LabelModel>);
+pub(crate) struct ScoreLabels(pub Arc<dyn LanguageModel>);
 
 impl ScoreLabels {
     fn prompts(requests: &[Row]) -> Vec<String> {
@@ -95,12 +96,12 @@ impl InferKernel for ScoreLabels {
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, CallError> {
+        answered: &mut Answered<'_, Row>,
+    ) -> Result<Cost, CallError> {
         let table = present::<CategoryTable>(artifact)?;
-        let (scores, cost) = self.0.score(&table.names(), &Self::prompts(requests), progress)?;
-        let rows = scores.into_iter().map(|answer| Ok(Row::from([Value::floats(&answer?)]))).collect();
-        Ok(Answers { rows, cost })
+        let row = |scores: Vec<f32>| Row::from([Value::floats(&scores)]);
+        self.0
+            .score(&table.names(), &Self::prompts(requests), &mut |at, scores| answered(at, scores.map(row)))
     }
 
     fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {

@@ -6,6 +6,7 @@
 
 pub mod align;
 pub mod category_map;
+pub mod chat;
 pub mod click_filter;
 pub mod compact;
 pub mod count;
@@ -14,8 +15,8 @@ pub mod features;
 mod graph;
 pub mod group_profile;
 pub mod hash_group;
-pub mod label_model;
 mod label_policy;
+pub mod language_model;
 pub mod llm_sampler;
 pub mod lm;
 pub mod nn;

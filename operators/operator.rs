@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    label_model::LabelModel,
+    language_model::LanguageModel,
     schema::Schema,
     shape::{Graph, LeafId},
 };
@@ -74,7 +74,7 @@ pub struct Model {
     /// Its kind: `language_model`, `reward_model`, `csa_encoder`, `rq_quantizer`.
     pub kind: String,
     /// The language model behind it, for the kinds that have one.
-    pub language: Option<Arc<dyn LabelModel>>,
+    pub language: Option<Arc<dyn LanguageModel>>,
 }
 
 /// Everything an operator may know when it is checked and built.
@@ -156,7 +156,7 @@ impl<'a> Inputs<'a> {
     ///
     /// # Errors
     /// If it names none, or a model of another kind.
-    pub fn language_model(&self) -> Result<&'a Arc<dyn LabelModel>, Problem> {
+    pub fn language_model(&self) -> Result<&'a Arc<dyn LanguageModel>, Problem> {
         let model = self.model.ok_or_else(|| {
             Problem::field("op", "this operator needs a language model").help("add `model: NAME` to the node")
         })?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::domain_of,
-    lm::chat_safe,
+    chat::chat_safe,
     operator::{Described, Inputs, Operator, Problem, Problems},
     ordered::encode_row,
     row::{Row, Value},

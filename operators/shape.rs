@@ -7,7 +7,10 @@
 use std::{any::Any, fmt, sync::Arc};
 
 pub use crate::graph::{Fitted, Graph, Leaf, present};
-use crate::row::{Keyed, Row, Value};
+use crate::{
+    language_model::Answered,
+    row::{Keyed, Row, Value},
+};
 
 /// The place of a leaf in the graph; leaves come after those they read.
 pub type LeafId = usize;
@@ -86,19 +89,22 @@ pub trait FoldKernel: Send + Sync {
     fn emit(&self, key: &Row, walk: &mut Walk<'_>, counts: &Counts, out: &mut Vec<Row>);
 }
 
-/// Tokens that a batch of requests computes, and those it finds in a shared prefix.
+/// Tokens that a batch of requests reads and writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Tokens computed.
+    /// Tokens of prompts, computed.
     pub prompt_tokens: u64,
-    /// Tokens read from a prefix that was computed before.
+    /// Tokens of prompts, found in a beginning that was computed before.
     pub reused_prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
 }
 
 impl std::ops::AddAssign for Cost {
     fn add_assign(&mut self, other: Cost) {
         self.prompt_tokens += other.prompt_tokens;
         self.reused_prompt_tokens += other.reused_prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
     }
 }
 
@@ -111,17 +117,17 @@ pub trait InferKernel: Send + Sync {
     /// Whether `plan` may run it: a small local model, not a language model.
     fn cheap(&self) -> bool;
 
-    /// Answers a batch, in order; a request that cannot be answered is an error of its own and
+    /// Answers a batch, in any order; a request that cannot be answered is an error of its own and
     /// does not fail the others.
     ///
     /// # Errors
-    /// If no request can be answered, such as when the model cannot be loaded.
+    /// If no request can be answered, such as when the model cannot be loaded; or no further one.
     fn run(
         &self,
         artifact: Option<&Loaded>,
         requests: &[Row],
-        progress: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<Answers, CallError>;
+        answered: &mut Answered<'_, Row>,
+    ) -> Result<Cost, CallError>;
 
     /// What [`InferKernel::run`] would cost for these requests.
     ///
@@ -130,14 +136,6 @@ pub trait InferKernel: Send + Sync {
     fn price(&self, _requests: &[Row]) -> Result<Cost, CallError> {
         Ok(Cost::default())
     }
-}
-
-/// The answers to a batch of requests.
-pub struct Answers {
-    /// One per request, in their order.
-    pub rows: Vec<Result<Row, KernelError>>,
-    /// What they cost.
-    pub cost: Cost,
 }
 
 /// Something fitted from data: durable as bytes, the same bytes from the same input.

@@ -31,26 +31,25 @@ use coea_engine::{
     testing::Bench,
 };
 use coea_operators::{
-    label_model::LabelModel,
+    language_model::{Answered, LanguageModel, Writing, Written},
     prompt_builder::store_key,
     row::{Keyed, Row, Value},
-    shape::{CallError, Cost, KernelError},
+    shape::{CallError, Cost},
 };
 
 /// A model that is never asked.
 struct Silent;
 
-impl LabelModel for Silent {
+impl LanguageModel for Silent {
     fn digest(&self) -> String {
         "0123456789abcdef0123".to_string()
     }
 
-    fn score(
-        &self,
-        _: &[String],
-        _: &[String],
-        _: &mut (dyn FnMut(usize) + Send),
-    ) -> Result<(Vec<Result<Vec<f32>, KernelError>>, Cost), CallError> {
+    fn score(&self, _: &[String], _: &[String], _: &mut Answered<'_, Vec<f32>>) -> Result<Cost, CallError> {
+        Err("a lookup asks no model".into())
+    }
+
+    fn write(&self, _: &Writing, _: &[String], _: &mut Answered<'_, Written>) -> Result<Cost, CallError> {
         Err("a lookup asks no model".into())
     }
 
@@ -62,7 +61,7 @@ impl LabelModel for Silent {
 struct Provider;
 
 impl ModelProvider for Provider {
-    fn language(&self, _: &str) -> Result<Arc<dyn LabelModel>, String> {
+    fn language(&self, _: &str) -> Result<Arc<dyn LanguageModel>, String> {
         Ok(Arc::new(Silent))
     }
 }

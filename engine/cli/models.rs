@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coea_operators::lm::LmTokenizer;
+use coea_operators::{language_model::gather, lm::LmTokenizer};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Failure, assets, output};
@@ -151,8 +151,8 @@ fn score(batch: &Batch, models: &dyn ModelProvider) -> Result<(), Failure> {
     let mut answers: Vec<Vec<f32>> = vec![Vec::new(); questions.len()];
     for (labels, places) in by_labels(&questions) {
         let prompts: Vec<String> = places.iter().map(|at| questions[*at].prompt.clone()).collect();
-        let (scores, _) =
-            model.score(labels, &prompts, &mut |_| {}).map_err(|error| RunError::call(&batch.base, error))?;
+        let (scores, _) = gather(prompts.len(), |answered| model.score(labels, &prompts, answered))
+            .map_err(|error| RunError::call(&batch.base, error))?;
         for (at, score) in places.into_iter().zip(scores) {
             answers[at] = score.map_err(|cause| output::failed(format!("question {}: {cause}", at + 1)))?;
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use coea_operators::{
+    language_model::gather,
     row::{Keyed, Row, Value},
     shape::{CallError, InferKernel, LeafId, Loaded},
 };
@@ -118,7 +119,7 @@ fn ask_again(
     let known: Vec<(&MemoKey, &Row)> = answers.iter().rev().collect();
     for batch in known.chunks(BATCH) {
         let rows: Vec<Row> = batch.iter().map(|(key, _)| requests[*key].clone()).collect();
-        let again = kernel.run(artifact, &rows, &mut |_| {})?.rows;
+        let (again, _) = gather(rows.len(), |answered| kernel.run(artifact, &rows, answered))?;
         for ((key, remembered), again) in batch.iter().zip(again) {
             if again.as_ref() != Ok(*remembered) {
                 bad.push(BadAnswer {

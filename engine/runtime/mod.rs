@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod artifacts;
+mod ask;
 pub mod commit;
 pub mod driver;
 pub mod epoch;

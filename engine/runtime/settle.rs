@@ -3,7 +3,7 @@
 //! An inference is asked only when every fit and every inference above it is drained, so that no
 //! state in between (a user between two groups) is ever paid for.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use coea_operators::{
     row::Row,
@@ -12,9 +12,6 @@ use coea_operators::{
 
 use super::{RunError, address::memo_row, driver::Driver, epoch::CallReport};
 use crate::state::memo::MemoKey;
-
-/// Requests answered between two writes of the memo: what a crash can lose.
-const CHUNK: usize = 64;
 
 impl Driver<'_> {
     /// Works until every fit that can be done is done and every call that may be made is made.
@@ -104,74 +101,10 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    fn feed(&mut self, leaf: LeafId, answers: Vec<(MemoKey, Row)>) -> Result<(), RunError> {
+    pub(super) fn feed(&mut self, leaf: LeafId, answers: Vec<(MemoKey, Row)>) -> Result<(), RunError> {
         self.answered.entry(leaf).or_default().extend(answers.iter().map(|(key, _)| *key));
         let rows = answers.into_iter().map(|(key, row)| ((memo_row(&key), row), 1)).collect();
         Ok(self.workers.rows(leaf, rows)?)
-    }
-
-    /// Calls a model for everything an inference waits for, a chunk at a time.
-    fn ask(&mut self, leaf: LeafId) -> Result<(), RunError> {
-        let plan = self.plan.clone();
-        let Shape::Infer { kernel, artifact, .. } = &plan.leaves[leaf].shape else { return Ok(()) };
-        let node = plan.leaves[leaf].node.clone();
-        let loaded = artifact.and_then(|artifact| self.fitted.get(&artifact));
-        let loaded = loaded.map(|artifact| self.artifacts.get(&artifact.digest)).transpose();
-        let loaded = loaded.map_err(|cause| RunError::call(&node, cause))?;
-        // In order of the request, so that neighbours share the beginnings of their prompts.
-        let mut requests: Vec<(Row, MemoKey)> =
-            self.unanswered(leaf).map(|(key, request)| (request.clone(), *key)).collect();
-        requests.sort();
-        let total = requests.len() as u64;
-        let mut done = 0u64;
-        for chunk in requests.chunks(CHUNK) {
-            let allowed = self.allowance(kernel.cheap(), chunk.len());
-            let (rows, keys): (Vec<Row>, Vec<MemoKey>) = chunk[..allowed].iter().cloned().unzip();
-            if rows.is_empty() {
-                return Err(RunError::Budget(self.options.max_calls.unwrap_or_default()));
-            }
-            let began = Instant::now();
-            let listener = self.listener;
-            let answers = kernel
-                .run(loaded.as_ref(), &rows, &mut |n| {
-                    listener.progress(&node, done + n as u64, total, "calls")
-                })
-                .map_err(|error| RunError::call(&node, error))?;
-            done += rows.len() as u64;
-            if !kernel.cheap() {
-                self.epoch.spent += rows.len() as u64;
-            }
-            let report = self.epoch.calls.entry(leaf).or_default();
-            report.calls += rows.len() as u64;
-            report.cost += answers.cost;
-            report.seconds += began.elapsed().as_secs_f64();
-            let mut good = Vec::new();
-            for (key, answer) in keys.into_iter().zip(answers.rows) {
-                match answer {
-                    Ok(row) => good.push((key, row)),
-                    Err(cause) => {
-                        report.errors += 1;
-                        self.failed.insert((leaf, key), cause);
-                    }
-                }
-            }
-            if !self.options.dry {
-                self.state.memo.remember(&node, &good, self.manifest.epoch)?;
-            }
-            self.feed(leaf, good)?;
-            if allowed < chunk.len() {
-                return Err(RunError::Budget(self.options.max_calls.unwrap_or_default()));
-            }
-        }
-        Ok(())
-    }
-
-    /// How many of `wanted` calls the budget allows; small local models are not on it.
-    fn allowance(&self, cheap: bool, wanted: usize) -> usize {
-        match self.options.max_calls {
-            Some(most) if !cheap => wanted.min(most.saturating_sub(self.epoch.spent) as usize),
-            _ => wanted,
-        }
     }
 
     /// What calls are still open would come to, for a plan.

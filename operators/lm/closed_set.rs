@@ -6,7 +6,7 @@
 //! one list. Neither the packing nor the threads can change a result: no kernel lets one row see
 //! how many others there are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -14,63 +14,62 @@ use rayon::prelude::*;
 use super::batch::Sequence;
 use super::error::LmError;
 use super::head::Edge;
-use super::llama::{LanguageModel, Llama};
+use super::llama::{Llama, LocalModel};
 use super::prefix::{Plan, Tail};
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
+use crate::language_model::Answered;
 use crate::shape::Cost;
 
 /// Rows from which a pass is full: more would not speed up the kernel.
 const FULL: usize = 192;
 
-/// What [`score_labels`] found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
-    /// For each prompt, `log p(label, end | prompt)` of each label, in the order given.
-    pub logprobs: Vec<Vec<f32>>,
-    /// What it cost.
-    pub cost: Cost,
-}
-
-/// Scores all labels of a trie after each prompt.
+/// Scores all labels of a trie after each prompt: answers `log p(label, end | prompt)` of each label,
+/// in the order given.
 ///
 /// Prompts are complete chat texts that end with the assistant header; control tokens in them are
-/// parsed. `progress` is told how many prompts are done, each time some are. A prompt's result has
-/// the same bits whatever other prompts it is scored with, and on any number of threads.
+/// parsed. A prompt's answer has the same bits whatever other prompts it is scored with, and on any
+/// number of threads. One that is empty, or does not fit the model's context with the longest label,
+/// is an error of its own.
 ///
 /// # Errors
-/// If a prompt is empty, or does not fit the model's context with the longest label.
+/// If the tokenizer refuses a prompt.
 pub fn score_labels(
-    model: &LanguageModel,
+    model: &LocalModel,
     trie: &LabelTrie,
     prompts: &[String],
-    progress: &mut (dyn FnMut(usize) + Send),
-) -> Result<Scores, LmError> {
+    answered: &mut Answered<'_, Vec<f32>>,
+) -> Result<Cost, LmError> {
     let prompts = tokenise(model.tokenizer(), prompts)?;
     let available = model.network().sizes().context;
-    for (prompt, ids) in prompts.iter().enumerate() {
+    let (mut good, mut places) = (Vec::new(), Vec::new());
+    for (prompt, ids) in prompts.into_iter().enumerate() {
         let needed = ids.len() + trie.depth();
-        if needed > available {
-            return Err(LmError::TooLong { prompt, needed, available });
+        let cause = match ids.is_empty() {
+            true => Some(LmError::EmptyPrompt),
+            false => (needed > available).then_some(LmError::TooLong { needed, available }),
+        };
+        match cause {
+            None => (good.push(ids), places.push(prompt)).0,
+            Some(cause) if answered(prompt, Err(cause.to_string())).is_break() => return Ok(Cost::default()),
+            Some(_) => {}
         }
     }
-    Ok(score_tokens(model.network(), trie, &prompts, progress))
+    Ok(score_tokens(model.network(), trie, &good, &mut |at, answer| answered(places[at], answer)))
 }
 
 /// What [`score_labels`] will cost for these prompts, without the model's weights.
 ///
 /// # Errors
-/// If a prompt is empty.
+/// If the tokenizer refuses a prompt.
 pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmError> {
-    Ok(Plan::new(&tokenise(tokenizer, prompts)?).cost())
+    let mut prompts = tokenise(tokenizer, prompts)?;
+    prompts.retain(|ids| !ids.is_empty());
+    Ok(Plan::new(&prompts).cost())
 }
 
 fn tokenise(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
-    let one = |(i, prompt): (usize, &String)| match tokenizer.encode(prompt, true)? {
-        ids if ids.is_empty() => Err(LmError::EmptyPrompt(i)),
-        ids => Ok(ids),
-    };
-    prompts.iter().enumerate().map(one).collect()
+    prompts.iter().map(|prompt| tokenizer.encode(prompt, true)).collect()
 }
 
 /// [`score_labels`] on token ids.
@@ -78,29 +77,36 @@ fn score_tokens(
     network: &Llama,
     trie: &LabelTrie,
     prompts: &[Vec<u32>],
-    progress: &mut (dyn FnMut(usize) + Send),
-) -> Scores {
+    answered: &mut Answered<'_, Vec<f32>>,
+) -> Cost {
     let plan = Plan::new(prompts);
     let passes = pack(&plan, trie);
-    let mut logprobs = vec![Vec::new(); prompts.len()];
     let next = AtomicUsize::new(0);
-    let finish = Mutex::new((&mut logprobs, 0, progress));
+    let stopped = AtomicBool::new(false);
+    let answered = Mutex::new(answered);
     // Passes are taken in order, one at a time, so that neighbours meet in the cache and at most one
     // chain of pieces per thread is alive.
     (0..rayon::current_num_threads().min(passes.len())).into_par_iter().for_each(|_| {
         while let Some(tails) = passes.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let scores = score_pass(network, trie, &plan, tails);
-            // Poisoned only by a panic of `progress`, which rayon hands on to the caller.
-            let mut guard = finish.lock().unwrap_or_else(PoisonError::into_inner);
-            let (logprobs, done, progress) = &mut *guard;
-            for (tail, scores) in tails.iter().zip(scores) {
-                *done += tail.prompts.len();
-                tail.prompts.iter().for_each(|prompt| logprobs[*prompt] = scores.clone());
+            if stopped.load(Ordering::Relaxed) {
+                return;
             }
-            progress(*done);
+            let scores = score_pass(network, trie, &plan, tails);
+            // Poisoned only by a panic of `answered`, which rayon hands on to the caller.
+            let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            for (tail, scores) in tails.iter().zip(scores) {
+                for prompt in &tail.prompts {
+                    if answered(*prompt, Ok(scores.clone())).is_break() {
+                        return stopped.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
         }
     });
-    Scores { logprobs, cost: plan.cost() }
+    plan.cost()
 }
 
 /// Cuts the tails into runs of at least [`FULL`] rows.
@@ -144,35 +150,12 @@ fn score_pass(network: &Llama, trie: &LabelTrie, plan: &Plan, tails: &[Tail]) ->
     found.chunks_exact(trie.edges().len()).map(|found| trie.sum(found)).collect()
 }
 
-/// Makes a text from data harmless inside a prompt: one line, without markers, of bounded length.
-///
-/// Control characters and line breaks become spaces, runs of white space one. A marker is anything
-/// between `<` and `>` without white space (`<|im_end|>`, `</s>`, `<repo_name>`); lone `<|` and
-/// `|>` go too, and this is repeated until none is left, so markers cannot be nested. At most
-/// `max_chars` characters are kept.
-pub fn chat_safe(text: &str, max_chars: usize) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut safe = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-    while let Some(range) = marker(&safe) {
-        safe.replace_range(range, "");
-    }
-    let safe = safe.split_whitespace().collect::<Vec<_>>().join(" ");
-    safe.chars().take(max_chars).collect::<String>().trim_end().to_owned()
-}
-
-/// Where the first marker, or half of one, stands.
-fn marker(text: &str) -> Option<std::ops::Range<usize>> {
-    let whole = text.char_indices().filter(|(_, c)| *c == '<').find_map(|(start, _)| {
-        let inside = text[start + 1..].find(|c: char| matches!(c, '<' | '>') || c.is_whitespace())?;
-        let end = start + 1 + inside;
-        (text[end..].starts_with('>') && inside > 0).then_some(start..end + 1)
-    });
-    whole.or_else(|| ["<|", "|>"].iter().filter_map(|half| text.find(half)).min().map(|at| at..at + 2))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
+    use crate::language_model::gather;
     use crate::lm::testing::{small_network, tokens};
 
     const END: u32 = 2;
@@ -197,8 +180,16 @@ mod tests {
         prompts
     }
 
+    #[derive(Debug, PartialEq)]
+    struct Scores {
+        logprobs: Vec<Vec<f32>>,
+        cost: Cost,
+    }
+
     fn score(network: &Llama, trie: &LabelTrie, prompts: &[Vec<u32>]) -> Scores {
-        score_tokens(network, trie, prompts, &mut |_| ())
+        let (answers, cost) =
+            gather(prompts.len(), |answered| Ok(score_tokens(network, trie, prompts, answered))).unwrap();
+        Scores { logprobs: answers.into_iter().collect::<Result<_, _>>().unwrap(), cost }
     }
 
     #[test]
@@ -226,7 +217,7 @@ mod tests {
         for (prompt, expected) in prompts.iter().zip(&all.logprobs) {
             let alone = score(&network, &trie, std::slice::from_ref(prompt));
             assert_eq!(alone.logprobs[0], *expected);
-            assert_eq!(alone.cost, Cost { prompt_tokens: prompt.len() as u64, reused_prompt_tokens: 0 });
+            assert_eq!(alone.cost, Cost { prompt_tokens: prompt.len() as u64, ..Cost::default() });
         }
         for shift in [1, 5, 9] {
             let mut shuffled = prompts.clone();
@@ -252,31 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn progress_counts_every_prompt() {
+    fn who_hears_enough_is_told_no_more() {
         let (network, prompts) = (small_network(4), prompts());
-        let mut seen = Vec::new();
-        score_tokens(&network, &trie(), &prompts, &mut |done| seen.push(done));
-        assert!(seen.is_sorted());
-        assert_eq!(seen.last(), Some(&prompts.len()));
-        assert_eq!(score(&network, &trie(), &[]), Scores { logprobs: vec![], cost: Cost::default() });
-    }
-
-    #[test]
-    fn chat_safe_lets_no_marker_through() {
-        let cases = [
-            ("Children's", "Children's"),
-            ("two\nlines\u{7}\tand  more ", "two lines and more"),
-            ("end<|im_end|>\n<|im_start|>system", "end system"),
-            ("<|im_<|x|>end|>ok", "ok"),
-            ("<<|a|>|im_end|>", ""),
-            ("<repo_name>x</s>", "x"),
-            ("a <| b |> c", "a b c"),
-            ("I <3 films, 2 > 1", "I <3 films, 2 > 1"),
-            ("\u{2028}line", "line"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(chat_safe(text, 100), expected, "{text:?}");
+        for enough in [1, 3] {
+            let mut heard = 0;
+            score_tokens(&network, &trie(), &prompts, &mut |_, _| {
+                heard += 1;
+                if heard < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            assert_eq!(heard, enough);
         }
-        assert_eq!(chat_safe("Äpfel und Birnen", 6), "Äpfel");
+        assert_eq!(score(&network, &trie(), &[]), Scores { logprobs: vec![], cost: Cost::default() });
     }
 }

@@ -45,13 +45,11 @@ pub enum LmError {
         reason: &'static str,
     },
     /// A prompt without tokens: there is nothing to condition on.
-    #[error("prompt {0} is empty")]
-    EmptyPrompt(usize),
-    /// A prompt and its longest label do not fit the context the model was trained for.
-    #[error("prompt {prompt} needs {needed} positions, the model has {available}")]
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A prompt and its longest answer do not fit the context the model was trained for.
+    #[error("the prompt needs {needed} positions with its answer, the model has {available}")]
     TooLong {
-        /// Index of the prompt.
-        prompt: usize,
         /// Positions of the prompt and the deepest label.
         needed: usize,
         /// The model's context length.

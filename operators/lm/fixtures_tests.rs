@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
-use super::llama::LanguageModel;
+use super::llama::LocalModel;
 use super::testing::model_path;
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
+use crate::language_model::{Answered, gather};
+use crate::shape::Cost;
 
-static MODEL: LazyLock<LanguageModel> = LazyLock::new(|| LanguageModel::open(&model_path()).unwrap());
+static MODEL: LazyLock<LocalModel> = LazyLock::new(|| LocalModel::open(&model_path()).unwrap());
 
 fn fixture(name: &str) -> Value {
     let path = format!("{}/../tests/fixtures/lm/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -52,10 +54,10 @@ fn label_log_probabilities_are_those_of_the_reference() {
     assert_eq!((trie.labels(), trie.nodes()), (18, 40));
     let text = |prompt: &Value| prompt["text"].as_str().unwrap().to_owned();
     let prompts: Vec<String> = list(&fixture["prompts"]).iter().map(text).collect();
-    let scores = score_labels(&MODEL, &trie, &prompts, &mut |_| ()).unwrap();
-    assert_eq!(scores.cost, price(MODEL.tokenizer(), &prompts).unwrap());
+    let (scores, cost) = score(&trie, &prompts);
+    assert_eq!(cost, price(MODEL.tokenizer(), &prompts).unwrap());
     let mut worst = 0f64;
-    for (prompt, found) in list(&fixture["prompts"]).iter().zip(&scores.logprobs) {
+    for (prompt, found) in list(&fixture["prompts"]).iter().zip(&scores) {
         for (label, found) in list(&prompt["labels"]).iter().zip(found) {
             worst = worst.max((label["logprob_f64"].as_f64().unwrap() - *found as f64).abs());
         }
@@ -63,8 +65,13 @@ fn label_log_probabilities_are_those_of_the_reference() {
     println!("largest deviation of a label log-probability: {worst:.1e}");
     assert!(worst < 2e-4, "largest deviation {worst}");
 
-    let alone = score_labels(&MODEL, &trie, &prompts[5..6], &mut |_| ()).unwrap();
-    assert_eq!(alone.logprobs[0], scores.logprobs[5]);
+    assert_eq!(score(&trie, &prompts[5..6]).0[0], scores[5]);
+}
+
+fn score(trie: &LabelTrie, prompts: &[String]) -> (Vec<Vec<f32>>, Cost) {
+    let ask = |answered: &mut Answered<'_, _>| Ok(score_labels(&MODEL, trie, prompts, answered).unwrap());
+    let (answers, cost) = gather(prompts.len(), ask).unwrap();
+    (answers.into_iter().collect::<Result<_, _>>().unwrap(), cost)
 }
 
 #[test]

@@ -19,12 +19,12 @@ use super::tokenizer::LmTokenizer;
 
 /// A loaded model with its tokenizer. Cheap to clone, shared between threads.
 #[derive(Clone)]
-pub struct LanguageModel {
+pub struct LocalModel {
     tokenizer: LmTokenizer,
     network: Arc<Llama>,
 }
 
-impl LanguageModel {
+impl LocalModel {
     /// Loads a GGUF file, its weights dequantised to f32.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ mod testing;
 mod tokenizer;
 mod trie;
 
-pub use closed_set::{Scores, chat_safe, price, score_labels};
+pub use closed_set::{price, score_labels};
 pub use error::LmError;
-pub use llama::LanguageModel;
+pub use llama::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use trie::LabelTrie;

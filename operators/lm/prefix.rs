@@ -105,7 +105,11 @@ impl<'a> Plan<'a> {
         let tails: usize = self.tails.iter().map(|tail| self.tokens(tail).len()).sum();
         let all: usize = self.prompts.iter().map(Vec::len).sum();
         let computed = pieces + tails;
-        Cost { prompt_tokens: computed as u64, reused_prompt_tokens: (all - computed) as u64 }
+        Cost {
+            prompt_tokens: computed as u64,
+            reused_prompt_tokens: (all - computed) as u64,
+            completion_tokens: 0,
+        }
     }
 
     /// The tokens of a tail.

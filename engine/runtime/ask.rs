@@ -1,0 +1,184 @@
+//! Calls a model for everything an inference waits for.
+//!
+//! All of it in one call, because what requests cost depends on what they share and only the model
+//! knows; answers are heard one by one as they come, and made durable every few of them, so that a
+//! crash loses seconds of what was paid for and not a batch.
+
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use coea_operators::{
+    row::Row,
+    shape::{CallError, Cost, InferKernel, KernelError, LeafId, Loaded, Shape},
+};
+
+use super::{
+    RunError,
+    driver::{Driver, Listener},
+};
+use crate::state::{
+    StateError,
+    memo::{Memo, MemoKey},
+};
+
+/// Answers that are not durable yet, at most.
+const UNWRITTEN: usize = 64;
+/// How long an answer waits at most to become durable, while others come.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Driver<'_> {
+    /// Calls a model for everything an inference waits for, as far as the budget goes.
+    pub(super) fn ask(&mut self, leaf: LeafId) -> Result<(), RunError> {
+        let plan = self.plan.clone();
+        let Shape::Infer { kernel, artifact, .. } = &plan.leaves[leaf].shape else { return Ok(()) };
+        let node = &plan.leaves[leaf].node;
+        let loaded = artifact.and_then(|artifact| self.fitted.get(&artifact));
+        let loaded = loaded.map(|artifact| self.artifacts.get(&artifact.digest)).transpose();
+        let loaded = loaded.map_err(|cause| RunError::call(node, cause))?;
+        // In order of the request, so that what a budget cuts off does not depend on addresses.
+        let mut requests: Vec<(Row, MemoKey)> =
+            self.unanswered(leaf).map(|(key, request)| (request.clone(), *key)).collect();
+        requests.sort();
+        let allowed = self.allowance(kernel.cheap(), requests.len());
+        let short = allowed < requests.len();
+        requests.truncate(allowed);
+        let (rows, keys): (Vec<Row>, Vec<MemoKey>) = requests.into_iter().unzip();
+        if !rows.is_empty() {
+            let memo = (!self.options.dry).then(|| self.state.memo.clone());
+            let desk = Desk::new(node, &keys, memo, self.manifest.epoch, self.listener);
+            let began = Instant::now();
+            let (heard, outcome) = desk.ask(&**kernel, loaded.as_ref(), &rows);
+            self.take_in(leaf, heard?, began.elapsed(), kernel.cheap(), &outcome)?;
+            outcome.map_err(|error| RunError::call(node, error))?;
+        }
+        match short {
+            true => Err(RunError::Budget(self.options.max_calls.unwrap_or_default())),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes what was heard, and feeds it to the dataflow.
+    fn take_in(
+        &mut self,
+        leaf: LeafId,
+        heard: Heard,
+        took: Duration,
+        cheap: bool,
+        outcome: &Result<Cost, CallError>,
+    ) -> Result<(), RunError> {
+        let calls = (heard.good.len() + heard.failed.len()) as u64;
+        if !cheap {
+            self.epoch.spent += calls;
+        }
+        let report = self.epoch.calls.entry(leaf).or_default();
+        report.calls += calls;
+        report.errors += heard.failed.len() as u64;
+        report.seconds += took.as_secs_f64();
+        if let Ok(cost) = outcome {
+            report.cost += *cost;
+        }
+        self.failed.extend(heard.failed.into_iter().map(|(key, cause)| ((leaf, key), cause)));
+        self.feed(leaf, heard.good)
+    }
+
+    /// How many of `wanted` calls the budget allows; small local models are not on it.
+    fn allowance(&self, cheap: bool, wanted: usize) -> usize {
+        match self.options.max_calls {
+            Some(most) if !cheap => wanted.min(most.saturating_sub(self.epoch.spent) as usize),
+            _ => wanted,
+        }
+    }
+}
+
+/// The answers that were heard.
+#[derive(Default)]
+struct Heard {
+    good: Vec<(MemoKey, Row)>,
+    failed: Vec<(MemoKey, KernelError)>,
+}
+
+/// Where answers arrive.
+struct Desk<'a> {
+    node: &'a str,
+    keys: &'a [MemoKey],
+    /// Where answers are remembered; nothing in a plan.
+    memo: Option<Memo>,
+    epoch: u64,
+    listener: &'a dyn Listener,
+    heard: Heard,
+    /// Good answers that are durable, and since when others wait.
+    written: usize,
+    waiting: Instant,
+    failure: Option<StateError>,
+}
+
+impl<'a> Desk<'a> {
+    fn new(
+        node: &'a str,
+        keys: &'a [MemoKey],
+        memo: Option<Memo>,
+        epoch: u64,
+        listener: &'a dyn Listener,
+    ) -> Self {
+        let waiting = Instant::now();
+        Desk {
+            node,
+            keys,
+            memo,
+            epoch,
+            listener,
+            heard: Heard::default(),
+            written: 0,
+            waiting,
+            failure: None,
+        }
+    }
+
+    /// What was heard, all of it durable, and how the call ended.
+    fn ask(
+        mut self,
+        kernel: &dyn InferKernel,
+        artifact: Option<&Loaded>,
+        requests: &[Row],
+    ) -> (Result<Heard, StateError>, Result<Cost, CallError>) {
+        let outcome = kernel.run(artifact, requests, &mut |at, answer| self.hear(at, answer));
+        if self.failure.is_none() {
+            self.failure = self.write().err();
+        }
+        (self.failure.map_or(Ok(self.heard), Err), outcome)
+    }
+
+    fn hear(&mut self, at: usize, answer: Result<Row, KernelError>) -> ControlFlow<()> {
+        if self.heard.good.len() == self.written {
+            self.waiting = Instant::now();
+        }
+        match answer {
+            Ok(row) => self.heard.good.push((self.keys[at], row)),
+            Err(cause) => self.heard.failed.push((self.keys[at], cause)),
+        }
+        let done = self.heard.good.len() + self.heard.failed.len();
+        self.listener.progress(self.node, done as u64, self.keys.len() as u64, "calls");
+        if self.heard.good.len() - self.written < UNWRITTEN && self.waiting.elapsed() < PATIENCE {
+            return ControlFlow::Continue(());
+        }
+        match self.write() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Makes durable what is not.
+    fn write(&mut self) -> Result<(), StateError> {
+        let unwritten = &self.heard.good[self.written..];
+        if let Some(memo) = self.memo.as_ref().filter(|_| !unwritten.is_empty()) {
+            memo.remember(self.node, unwritten, self.epoch)?;
+        }
+        self.written = self.heard.good.len();
+        Ok(())
+    }
+}

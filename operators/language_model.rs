@@ -1,0 +1,98 @@
+//! A language model as the operators see it: it scores closed sets of labels, and writes texts.
+//!
+//! Behind a trait, so that the same operators run on the embedded model, on a server, and in tests
+//! on a fast stand-in. Answers are heard one by one as they come, because each of them is paid for:
+//! what was heard is kept, whatever happens to the rest of its batch.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::shape::{CallError, Cost, KernelError};
+
+/// Hears the answers to a batch: the place of a question, and its answer. Says whether to go on;
+/// questions that are not begun by then are dropped. Each question is answered once at most.
+pub type Answered<'a, T> = dyn FnMut(usize, Result<T, KernelError>) -> ControlFlow<()> + Send + 'a;
+
+/// How a text is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Writing {
+    /// Tokens a text may have at most.
+    pub max_tokens: usize,
+    /// Temperature of the draws; 0 takes the most probable token.
+    pub temperature: f64,
+    /// Only the most probable tokens that hold this share of the mass are drawn; 1 keeps all.
+    pub top_p: f64,
+    /// Logits of tokens already written are divided (or, below zero, multiplied) by this; 1 is off.
+    pub repetition_penalty: f64,
+    /// Texts that end the answer; they are no part of it.
+    pub stop: Vec<String>,
+    /// Names the draws, together with the prompt.
+    pub seed: u64,
+    /// A JSON Schema the text must satisfy.
+    pub schema: Option<Arc<serde_json::Value>>,
+}
+
+/// A text, and how it came to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The text, without the stop that ended it.
+    pub text: String,
+    /// Tokens written.
+    pub tokens: u64,
+    /// Whether the model ended it, or a stop, rather than the limit of tokens.
+    pub finished: bool,
+}
+
+/// A language model.
+pub trait LanguageModel: Send + Sync {
+    /// What decides its answers: weights, tokenizer, adapter. Part of memo keys.
+    fn digest(&self) -> String;
+
+    /// The exact log-probability of every label with the end of the answer after it, in the order of
+    /// `labels`, for every prompt.
+    ///
+    /// # Errors
+    /// If the model cannot be had or loaded, or the labels cannot be told apart.
+    fn score(
+        &self,
+        labels: &[String],
+        prompts: &[String],
+        answered: &mut Answered<'_, Vec<f32>>,
+    ) -> Result<Cost, CallError>;
+
+    /// A text for every prompt.
+    ///
+    /// # Errors
+    /// If the model cannot be had or loaded, or cannot write in this way.
+    fn write(
+        &self,
+        how: &Writing,
+        prompts: &[String],
+        answered: &mut Answered<'_, Written>,
+    ) -> Result<Cost, CallError>;
+
+    /// What scoring these prompts would cost, without loading the weights; of writing, what reading
+    /// them would.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot be had or loaded.
+    fn price(&self, prompts: &[String]) -> Result<Cost, CallError>;
+}
+
+/// Gathers the answers to a batch in its order.
+///
+/// # Errors
+/// If the batch fails as a whole, or leaves a question without an answer.
+pub fn gather<T: Clone + Send>(
+    questions: usize,
+    ask: impl FnOnce(&mut Answered<'_, T>) -> Result<Cost, CallError>,
+) -> Result<(Vec<Result<T, KernelError>>, Cost), CallError> {
+    let mut answers = vec![None; questions];
+    let cost = ask(&mut |at, answer| {
+        answers[at] = Some(answer);
+        ControlFlow::Continue(())
+    })?;
+    let answers: Option<Vec<_>> = answers.into_iter().collect();
+    Ok((answers.ok_or("the model left a question without an answer")?, cost))
+}
