@@ -12,6 +12,7 @@ mod error;
 mod fixtures_tests;
 mod gguf;
 mod head;
+mod kernel;
 mod llama;
 mod math;
 mod matmul;
