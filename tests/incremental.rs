@@ -232,6 +232,36 @@ fn failed_calls_are_rows_until_they_are_answered() {
     assert!(!readable(&bench, "state").contains_key("errors"));
 }
 
+/// Clicks that change what user 1 has lately seen, one epoch after the other.
+fn some_epochs(bench: &Bench, times: std::ops::Range<u64>) {
+    times.for_each(|time| _ = apply(bench, "state", &[event(1, 1 + time % KNOWN_ITEMS, 4, time, 1)], 1));
+}
+
+#[test]
+fn an_answer_that_came_later_than_its_request_is_kept_while_it_is_in_use() {
+    let bench = bench();
+    bench.models.fail_on(Some("Lately Drama"));
+    begin(&bench, "state");
+    bench.models.fail_on(None);
+    begin(&bench, "state");
+    some_epochs(&bench, 30..42);
+    check(&bench, "state", Calls::Memo);
+}
+
+#[test]
+fn an_answer_that_is_all_that_is_left_of_an_epoch_is_taken_up_by_the_next() {
+    let bench = bench();
+    bench.models.fail_on(Some("Lately Drama"));
+    begin(&bench, "state");
+    bench.models.fail_on(None);
+    let stopped = bench.epoch("state", Options { workers: 1, max_calls: Some(1), ..Options::default() });
+    assert!(matches!(stopped, Err(RunError::Budget(1))));
+    check(&bench, "state", Calls::Memo);
+    begin(&bench, "state");
+    check(&bench, "state", Calls::Again);
+    assert!(!readable(&bench, "state").contains_key("errors"));
+}
+
 /// A driver that stays open and takes the same delta file as often as it is given.
 fn open(bench: &Bench, workers: usize) -> Driver<'static> {
     bench.driver("state", Options { workers, again: true, ..Options::default() }).unwrap()

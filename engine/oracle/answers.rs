@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use coea_operators::{
     language_model::gather,
-    row::{Keyed, Row, Value},
+    row::{Keyed, Row},
     shape::{CallError, InferKernel, LeafId, Loaded},
 };
 
 use super::{Oracle, Table, add};
 use crate::{
-    runtime::{RunError, address::memo_key},
+    runtime::{RunError, address::memo_key, commit::failed_at},
     state::memo::{Answer, MemoKey},
 };
 
@@ -61,9 +61,11 @@ impl Oracle<'_> {
             asked.iter().map(|(memo, (_, request), _)| (*memo, request.clone())).collect();
         let keys: Vec<MemoKey> = distinct.keys().copied().collect();
         let known = self.state.memo.answers(&keys)?;
+        let excused = self.excused(leaf, &keys)?;
         let answers: BTreeMap<MemoKey, Row> = keys
             .iter()
             .zip(known)
+            .filter(|(key, _)| !excused.contains_key(*key))
             .filter_map(|(key, known)| known.map(|Answer { row, .. }| (*key, row)))
             .collect();
         let mut answered = Table::new();
@@ -79,31 +81,32 @@ impl Oracle<'_> {
                 .map_err(|error| RunError::call(&self.plan.leaves[leaf].node, error))?;
         }
         self.out.bad_answers.extend(bad);
-        self.unanswered(leaf, keys.iter().filter(|key| !answers.contains_key(*key)))?;
+        for key in keys.iter().filter(|key| !answers.contains_key(*key) && !excused.contains_key(*key)) {
+            let leaf = name.clone();
+            self.out.bad_answers.push(BadAnswer { leaf, key: *key, remembered: None, again: None });
+        }
+        self.errors.extend(excused.into_values().flatten());
         self.out.asked.insert(name, keys.into_iter().collect());
         Ok(answered)
     }
 
-    /// Requests without an answer: a failure that the state has on record stays the error it is.
-    fn unanswered<'k>(
-        &mut self,
+    /// Requests that were committed without an answer, with what the state has on record of them:
+    /// a failure stays the error it is, also if the memo learned of an answer since.
+    fn excused(
+        &self,
         leaf: LeafId,
-        keys: impl Iterator<Item = &'k MemoKey>,
-    ) -> Result<(), RunError> {
+        keys: &[MemoKey],
+    ) -> Result<BTreeMap<MemoKey, Vec<(Keyed, i64)>>, RunError> {
+        let mut excused = BTreeMap::new();
         for key in keys {
-            let hash = blake3::Hash::from_bytes(*key).to_hex();
-            let node = Value::text(&self.plan.leaves[leaf].node);
-            let at = Row::from([node, Value::Null, Value::text(&hash[..16])]);
+            let at = failed_at(&self.plan.leaves[leaf].node, key);
             let recorded = self.tables.get("errors", &at)?;
-            if recorded.is_empty() {
-                let leaf = self.plan.leaf_name(leaf);
-                self.out.bad_answers.push(BadAnswer { leaf, key: *key, remembered: None, again: None });
-            }
-            for (cause, count) in recorded {
-                self.errors.insert((at.clone(), cause), count);
+            if !recorded.is_empty() {
+                let rows = recorded.into_iter().map(|(cause, count)| ((at.clone(), cause), count));
+                excused.insert(*key, rows.collect());
             }
         }
-        Ok(())
+        Ok(excused)
     }
 }
 

@@ -239,9 +239,13 @@ pub(super) fn is_failed_call((key, _): &Keyed) -> bool {
     key.len() == 3 && key[1] == failed_mark()
 }
 
+/// Where the error relation has a call that failed.
+pub(crate) fn failed_at(node: &str, key: &MemoKey) -> Row {
+    let hash = blake3::Hash::from_bytes(*key).to_hex();
+    Row::from([Value::text(node), failed_mark(), Value::text(&hash[..16])])
+}
+
 /// A row of the error relation for a call that failed.
 fn failed_call(node: &str, key: &MemoKey, cause: &str) -> Keyed {
-    let hash = blake3::Hash::from_bytes(*key).to_hex();
-    let key = [Value::text(node), failed_mark(), Value::text(&hash[..16])];
-    (Row::from(key), Row::from([Value::text(cause)]))
+    (failed_at(node, key), Row::from([Value::text(cause)]))
 }

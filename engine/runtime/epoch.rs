@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Instant};
 use coea_operators::shape::{Cost, LeafId};
 
 use super::{fold::Update, render::Channel};
-use crate::connectors::DeadLetter;
+use crate::{connectors::DeadLetter, state::memo::MemoKey};
 
 /// What one input of an epoch brought.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,8 @@ pub(super) struct Epoch {
     pub unmatched: Vec<Update>,
     /// Net rows by the source's number.
     pub net: BTreeMap<u16, i64>,
+    /// Requests that were answered.
+    pub fed: Vec<MemoKey>,
     /// Model calls by inference.
     pub calls: BTreeMap<LeafId, CallReport>,
     /// Language-model calls made.
@@ -86,6 +88,7 @@ impl Epoch {
             updates: BTreeMap::new(),
             unmatched: Vec::new(),
             net: BTreeMap::new(),
+            fed: Vec::new(),
             calls: BTreeMap::new(),
             spent: 0,
         }

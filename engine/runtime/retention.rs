@@ -33,7 +33,8 @@ impl Driver<'_> {
 
     /// Answers whose use changed; one that another node still uses stays in use.
     pub(super) fn marks(&mut self, epoch: u64) -> Result<Marks, RunError> {
-        let mut moved: BTreeSet<MemoKey> = BTreeSet::new();
+        // An answer may come epochs after its request did, and be in use only then.
+        let mut moved: BTreeSet<MemoKey> = std::mem::take(&mut self.epoch.fed).into_iter().collect();
         for leaf in self.plan.infers().collect::<Vec<_>>() {
             let updates = self.epoch.updates.remove(&Channel::Used(leaf)).unwrap_or_default();
             moved.extend(updates.iter().filter_map(|((memo, _), _)| memo_key_of(memo)));

@@ -10,7 +10,7 @@ use coea_operators::{
     shape::{LeafId, Shape},
 };
 
-use super::{RunError, address::memo_row, driver::Driver, epoch::CallReport};
+use super::{RunError, address::memo_row, commit::failed_at, driver::Driver, epoch::CallReport};
 use crate::state::memo::MemoKey;
 
 impl Driver<'_> {
@@ -30,11 +30,20 @@ impl Driver<'_> {
         }
     }
 
-    /// Ticks while the memo knows every answer: restores what was committed without a call.
+    /// Ticks, and feeds what the memo knows of the answers that were committed: of what failed, the
+    /// memo may know answers that came later, and those are for an epoch to take in.
     pub(super) fn drain_known(&mut self) -> Result<(), RunError> {
         self.tick()?;
-        while self.feed_known()?.is_some() {
-            self.tick()?;
+        let failed: BTreeSet<Row> = self.failures.iter().map(|(at, _)| at.clone()).collect();
+        // Leaves stand in order of dependency: what is above is as complete as it was committed.
+        for leaf in self.plan.infers().collect::<Vec<_>>() {
+            let node = &self.plan.leaves[leaf].node;
+            let requests = self.unanswered(leaf).map(|(key, _)| *key);
+            let committed: Vec<MemoKey> =
+                requests.filter(|key| !failed.contains(&failed_at(node, key))).collect();
+            if self.feed_known(leaf, committed)? {
+                self.tick()?;
+            }
         }
         self.epoch.calls.clear();
         Ok(())
@@ -56,7 +65,7 @@ impl Driver<'_> {
 
     /// Answers the first inference that is ready to be asked; says whether there was one.
     fn ask_one(&mut self) -> Result<bool, RunError> {
-        if self.feed_known()?.is_some() {
+        if self.feed_any_known()? {
             return Ok(true);
         }
         for leaf in self.plan.infers().collect::<Vec<_>>() {
@@ -78,31 +87,40 @@ impl Driver<'_> {
         self.plan.upstream(leaf).into_iter().any(|above| self.is_open(above))
     }
 
-    /// Feeds answers that the memo has; says for which inference.
-    fn feed_known(&mut self) -> Result<Option<LeafId>, RunError> {
+    /// Feeds the answers that the memo has to the first inference that waits for no other and lacks
+    /// some; says whether there was one.
+    fn feed_any_known(&mut self) -> Result<bool, RunError> {
         for leaf in self.plan.infers().collect::<Vec<_>>() {
             if self.waits(leaf) {
                 continue;
             }
-            let keys: Vec<MemoKey> = self.unanswered(leaf).map(|(key, _)| *key).collect();
-            if keys.is_empty() {
-                continue;
+            let keys = self.unanswered(leaf).map(|(key, _)| *key).collect();
+            if self.feed_known(leaf, keys)? {
+                return Ok(true);
             }
-            let answers = self.state.memo.answers(&keys)?;
-            let known: Vec<(MemoKey, Row)> =
-                keys.into_iter().zip(answers).filter_map(|(key, answer)| Some((key, answer?.row))).collect();
-            if known.is_empty() {
-                continue;
-            }
-            self.epoch.calls.entry(leaf).or_default().memo_hits += known.len() as u64;
-            self.feed(leaf, known)?;
-            return Ok(Some(leaf));
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// Feeds those answers to some requests of an inference that the memo has; says whether it has
+    /// any.
+    fn feed_known(&mut self, leaf: LeafId, keys: Vec<MemoKey>) -> Result<bool, RunError> {
+        let answers = self.state.memo.answers(&keys)?;
+        let known: Vec<(MemoKey, Row)> =
+            keys.into_iter().zip(answers).filter_map(|(key, answer)| Some((key, answer?.row))).collect();
+        if known.is_empty() {
+            return Ok(false);
+        }
+        self.epoch.calls.entry(leaf).or_default().memo_hits += known.len() as u64;
+        self.feed(leaf, known)?;
+        Ok(true)
     }
 
     pub(super) fn feed(&mut self, leaf: LeafId, answers: Vec<(MemoKey, Row)>) -> Result<(), RunError> {
         self.answered.entry(leaf).or_default().extend(answers.iter().map(|(key, _)| *key));
+        if self.epoch.recording {
+            self.epoch.fed.extend(answers.iter().map(|(key, _)| *key));
+        }
         let rows = answers.into_iter().map(|(key, row)| ((memo_row(&key), row), 1)).collect();
         Ok(self.workers.rows(leaf, rows)?)
     }
