@@ -6,6 +6,7 @@
 mod models;
 mod names;
 mod order;
+mod policies;
 mod sources;
 
 use std::{
@@ -23,10 +24,10 @@ use coea_operators::{
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_you_mean},
     models::ModelProvider,
-    plan::{Plan, PlanNode, PlanSink},
+    plan::{Debounce, Plan, PlanNode, PlanSink},
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, Spec, When},
+    spec::{Named, NodeSpec, Spec},
 };
 
 /// Lowers a pipeline.
@@ -175,7 +176,7 @@ impl Lowering<'_> {
         self.graph.begin(&named.name);
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
-        self.useless_refit(&named.spec, first_leaf..);
+        self.useless_policies(&named.spec, first_leaf);
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);
@@ -188,6 +189,7 @@ impl Lowering<'_> {
             schema,
             leaf,
             first_leaf,
+            after: named.spec.after.as_ref().map(|after| Debounce { events: after.events, time: after.time }),
         })
     }
 
@@ -213,33 +215,6 @@ impl Lowering<'_> {
         let help =
             near.or_else(|| (!known.is_empty()).then(|| format!("there are `{}`", known.join("`, `"))));
         self.error(&name.span, format!("unknown {what} `{}`", name.value), help);
-    }
-
-    /// What the format knows and this engine does not do yet is refused, never ignored.
-    fn unsupported(&mut self, node: &NodeSpec) {
-        if let Some(refit) = &node.refit
-            && refit.when != When::Once
-        {
-            let help = Some("write `refit: { when: once }`".to_string());
-            self.error(&refit.span, "this refit policy is not built yet", help);
-        }
-        if let Some(updates) = &node.updates {
-            let message = format!("`{}` cannot be updated: no operator trains models yet", updates.value);
-            self.error(&updates.span, message, None);
-        }
-        if !node.limits.is_empty() {
-            let help = Some("bound a whole run with --max-calls".to_string());
-            self.error(&node.limits.span_of(&[]), "limits of a node are not built yet", help);
-        }
-    }
-
-    /// A policy for something that is not there would only look as if it did something.
-    fn useless_refit(&mut self, node: &NodeSpec, leaves: std::ops::RangeFrom<usize>) {
-        let Some(refit) = node.refit.as_ref().filter(|refit| refit.when == When::Once) else { return };
-        if !self.graph.leaves[leaves].iter().any(|leaf| matches!(leaf.shape, Shape::Fit { .. })) {
-            let message = format!("{} fits nothing, so there is nothing to refit", node.op.value);
-            self.error(&refit.span, message, Some("remove `refit`".to_string()));
-        }
     }
 
     fn report(&mut self, named: &Named<NodeSpec>, problem: Problem) {

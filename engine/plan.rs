@@ -4,7 +4,7 @@
 //! oracle and the cost model are straight walks. Nothing here knows YAML, the registry, a database
 //! or a dataflow.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use coea_operators::{
     row::{Keyed, Row, Value},
@@ -91,6 +91,17 @@ pub struct PlanNode {
     pub first_leaf: LeafId,
     /// Hash of operator, parameters, templates and model.
     pub logic: String,
+    /// How long its requests wait to be asked together.
+    pub after: Option<Debounce>,
+}
+
+/// Until one of these is reached, requests wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// Rows that all sources together brought.
+    pub events: Option<u64>,
+    /// Time passed.
+    pub time: Option<Duration>,
 }
 
 /// A sink.
@@ -136,6 +147,11 @@ impl Plan {
             }
         }
         (0..self.leaves.len()).filter(|at| seen[*at]).collect()
+    }
+
+    /// How long the requests of an inference wait to be asked together, if they do.
+    pub fn after(&self, leaf: LeafId) -> Option<Debounce> {
+        self.node(&self.leaves[leaf].node)?.after
     }
 
     /// The fits, in order.

@@ -270,6 +270,92 @@ fn a_refit_of_nothing_is_refused_and_a_refit_of_something_is_not() {
 }
 
 #[test]
+fn waiting_without_a_model_to_ask_is_refused() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(FILTER)).unwrap();
+    let after = text.replacen("op: click_filter", "op: click_filter, after: { time: 10m }", 1);
+    place.write("bad.yaml", &after);
+    let words = ["bad.yaml:", "click_filter asks no model", "remove `after`", "^"];
+    place.fails("check", "bad.yaml", &[], 78, &words);
+}
+
+const ENCODER: &str = "csa_encoder.yaml";
+
+#[test]
+fn what_waits_is_told_by_every_command_until_it_is_asked() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(ENCODER)).unwrap();
+    place.write(
+        ENCODER,
+        &text.replacen("op: csa_encoder,", "op: csa_encoder, after: { events: 3, time: 10h },", 1),
+    );
+    let of = |report: &serde_json::Value| {
+        let nodes = report["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|node| node["node"] == "embedding").unwrap();
+        (node["calls"].as_u64().unwrap(), node["backlog"].as_u64().unwrap())
+    };
+    let first = of(&place.json("run", ENCODER, &[]));
+    assert!(first.0 > 0 && first.1 == 0, "{first:?}");
+    // A new user's third click is of long ago by then.
+    place.write("users.csv", "user_id,age,gender,occupation\n900,30,F,cook\n");
+    let clicks = |name: &str, from: u64| {
+        let rows: String = (from..from + 2).map(|at| format!("900,1,5,{at}\n")).collect();
+        place.write(name, &format!("user_id,item_id,rating,timestamp\n{rows}"))
+    };
+    let [one, two, three] =
+        [("one.csv", 1), ("two.csv", 3), ("three.csv", 5)].map(|(name, at)| clicks(name, at));
+    place.ok("run", ENCODER, &["--delta", &format!("users={}", place.path("users.csv").display())]);
+    place.ok("run", ENCODER, &["--delta", &format!("events={one}")]);
+    let delta = ["--delta".to_string(), format!("events={two}")];
+    let delta = [delta[0].as_str(), delta[1].as_str()];
+    let plan = of(&place.json("plan", ENCODER, &delta));
+    assert_eq!((plan, of(&place.json("run", ENCODER, &delta))), ((0, 1), (0, 1)));
+    assert_eq!(of(&place.json("run", ENCODER, &[])), (0, 1));
+    assert!(place.ok("run", ENCODER, &[]).contains("embedding: 1 requests wait"));
+    let status = place.json("status", ENCODER, &[]);
+    let waiting = &status["waiting"][0];
+    assert_eq!(
+        (&status["backlog"], &waiting["node"], &waiting["requests"]),
+        (&1.into(), &"embedding".into(), &1.into())
+    );
+    assert_eq!((&waiting["since_epoch"], &waiting["events"]), (&4.into(), &0.into()));
+    assert_eq!((&waiting["after_events"], &waiting["after_seconds"]), (&3.into(), &36_000.0.into()));
+    assert!(place.ok("status", ENCODER, &[]).contains("0 of 3"));
+    assert!(place.ok("verify", ENCODER, &[]).contains("every table"));
+    let flushed = of(&place.json("plan", ENCODER, &["--flush"]));
+    assert_eq!(flushed, (1, 0));
+    // Two more rows are fewer than three; the request is another one, and has just begun to wait.
+    let delta = ["--delta".to_string(), format!("events={three}")];
+    assert_eq!(of(&place.json("run", ENCODER, &[&delta[0], &delta[1]])), (0, 1));
+    let file = place.path("plan.json").display().to_string();
+    place.ok("plan", ENCODER, &["--flush", "--out", &file]);
+    let planned = Command::new(BINARY).args(["run", "--plan", &file, "--format", "json"]).output().unwrap();
+    assert_eq!(of(&serde_json::from_slice(&planned.stdout).unwrap()), (1, 0), "{}", stderr(&planned));
+    assert_eq!(place.json("status", ENCODER, &[])["backlog"], 0);
+    assert!(place.ok("verify", ENCODER, &["--recompute"]).contains("every table"));
+}
+
+#[test]
+fn a_plan_that_is_run_later_asks_what_had_waited_when_it_was_made() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path(ENCODER)).unwrap();
+    place.write(ENCODER, &text.replacen("op: csa_encoder,", "op: csa_encoder, after: { time: 2s },", 1));
+    place.ok("run", ENCODER, &[]);
+    let click = |name: &str, at: u64| {
+        place.write(name, &format!("user_id,item_id,rating,timestamp\n1,2,5,99000000{at}\n"))
+    };
+    let deltas = [("one.csv", 1), ("two.csv", 2)].map(|(name, at)| format!("events={}", click(name, at)));
+    let calls = |report: serde_json::Value| report["nodes"][2]["calls"].as_u64().unwrap();
+    assert_eq!(calls(place.json("run", ENCODER, &["--delta", &deltas[0]])), 0);
+    let file = place.path("plan.json").display().to_string();
+    place.ok("plan", ENCODER, &["--delta", &deltas[1], "--out", &file]);
+    std::thread::sleep(Duration::from_millis(2_100));
+    let planned = Command::new(BINARY).args(["run", "--plan", &file, "--format", "json"]).output().unwrap();
+    assert_eq!(calls(serde_json::from_slice(&planned.stdout).unwrap()), 0, "{}", stderr(&planned));
+    assert_eq!(calls(place.json("run", ENCODER, &[])), 1);
+}
+
+#[test]
 fn models_come_from_another_state_that_has_some() {
     let place = Place::new();
     place.ok("run", FILTER, &[]);

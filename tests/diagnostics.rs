@@ -96,8 +96,10 @@ fn outline(spec: &Spec) -> String {
             name.as_ref().map(|name| format!(" {key} {}", name.value)).unwrap_or_default()
         });
         let refit = spec.refit.as_ref().map(|refit| format!(" refit {:?}", refit.when)).unwrap_or_default();
+        let after = spec.after.as_ref().map(|after| format!(" after {:?} {:?}", after.events, after.time));
         let (name, op) = (&node.name.value, &spec.op.value);
-        out += &format!("node {name} {op} {inputs:?}{}{refit} {}\n", names.concat(), with(&spec.with));
+        let after = after.unwrap_or_default();
+        out += &format!("node {name} {op} {inputs:?}{}{refit}{after} {}\n", names.concat(), with(&spec.with));
     }
     for sink in &spec.sinks {
         let spec = &sink.spec;

@@ -26,6 +26,9 @@ use coea_engine::{
 use coea_operators::row::Row;
 use proptest::prelude::*;
 
+#[path = "incremental/backlog.rs"]
+mod backlog;
+
 const PIPELINE: &str = include_str!("common/pipeline.yaml");
 
 const USERS: u64 = 9;

@@ -9,6 +9,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_coea-engine");
@@ -41,8 +42,13 @@ impl Watched {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pipeline.yaml"), PIPELINE).unwrap();
         fs::write(dir.path().join("clicks.csv"), "user_id,category,timestamp\n1,a,1\n2,b,1\n").unwrap();
+        Watched::on(dir, "20ms")
+    }
+
+    /// Watches the pipeline of a folder.
+    fn on(dir: tempfile::TempDir, interval: &str) -> Self {
         let mut child = command(dir.path(), "watch")
-            .args(["--interval", "20ms", "--format", "json"])
+            .args(["--interval", interval, "--format", "json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -129,4 +135,34 @@ fn only_one_process_writes_and_an_unusable_source_ends_it() {
     fs::write(watched.clicks(), "user_id,category,timestamp\n7,x,1\n2,b,1\n").unwrap();
     assert_eq!(watched.child.wait().unwrap().code(), Some(66));
     assert_eq!(watched.dump().lines().count(), 2);
+}
+
+#[test]
+fn what_waits_for_its_time_is_asked_when_that_is_over() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/examples");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["events.csv", "items.csv", "users.csv"] {
+        fs::create_dir_all(dir.path().join("data")).unwrap();
+        fs::copy(examples.join("data").join(name), dir.path().join("data").join(name)).unwrap();
+    }
+    let pipeline = fs::read_to_string(examples.join("csa_encoder.yaml")).unwrap();
+    let waiting = pipeline.replacen("op: csa_encoder,", "op: csa_encoder, after: { time: 200ms },", 1);
+    fs::write(dir.path().join("pipeline.yaml"), waiting).unwrap();
+    let mut watched = Watched::on(dir, "2s");
+    let of = |report: &serde_json::Value| {
+        let node =
+            report["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "embedding").unwrap();
+        (node["calls"].as_u64().unwrap(), node["backlog"].as_u64().unwrap())
+    };
+    assert_eq!(of(&watched.next()).1, 0);
+    let clicks: String = (0..5).map(|at| format!("1,2,5,99000000{at}\n")).collect();
+    let path = watched.dir.path().join("data/events.csv");
+    fs::write(&path, fs::read_to_string(&path).unwrap() + &clicks).unwrap();
+    assert_eq!(of(&watched.next()), (0, 1));
+    let held = Instant::now();
+    assert_eq!(of(&watched.next()), (1, 0));
+    assert!(held.elapsed() < Duration::from_millis(1_500), "only the next look at the sources came");
+    watched.signal("-TERM");
+    assert_eq!(watched.child.wait().unwrap().code(), Some(0));
+    assert!(command(watched.dir.path(), "verify").output().unwrap().status.success());
 }

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, run::Epoch, tree};
 use crate::{
-    runtime::{RunError, driver::Driver, report::Report},
+    runtime::{RunError, backlog::Clock, driver::Driver, report::Report},
     state::{State, manifest::Manifest},
 };
 
@@ -47,18 +47,24 @@ pub struct Command {
     pub deltas: Vec<(String, PathBuf)>,
     /// Whether deltas that were applied are applied again.
     pub again: bool,
+    /// Whether what waits is asked.
+    pub flush: bool,
+    /// When it was planned, in milliseconds since 1970.
+    pub at: u64,
     /// The state whose models are taken.
     pub models_from: Option<PathBuf>,
 }
 
 impl Command {
-    fn of(args: &PlanArgs, loaded: &Loaded) -> Self {
+    fn of(args: &PlanArgs, loaded: &Loaded, clock: &Clock) -> Self {
         Command {
             pipeline: args.common.pipeline.clone(),
             state: loaded.state_dir.clone(),
             set: args.common.set.clone(),
             deltas: args.epoch.deltas.clone(),
             again: args.epoch.again,
+            flush: args.epoch.flush,
+            at: clock.now(),
             models_from: args.epoch.models_from.clone(),
         }
     }
@@ -88,11 +94,12 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let loaded = args.common.load()?;
     args.epoch.check_models_from(&loaded)?;
     let bars = Bars::new(&args.common);
-    let report = foresee(&loaded, args, &bars)?;
+    let clock = Clock::at(Clock::System.now());
+    let report = foresee(&loaded, args, clock.clone(), &bars)?;
     if let Some(file) = &args.out {
         let document = json!({
             "plan": report.to_json(),
-            "command": Command::of(args, &loaded),
+            "command": Command::of(args, &loaded, &clock),
             "fingerprint": fingerprint(&loaded, &args.epoch)?,
         });
         std::fs::write(file, format!("{document:#}\n"))
@@ -118,10 +125,11 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     }
 }
 
-fn foresee(loaded: &Loaded, args: &PlanArgs, bars: &Bars) -> Result<Report, RunError> {
+fn foresee(loaded: &Loaded, args: &PlanArgs, clock: Clock, bars: &Bars) -> Result<Report, RunError> {
     let state = State::read(&loaded.state_dir)?;
     let mut options = args.epoch.options(true);
     options.resolve = !args.no_resolve;
+    options.clock = clock;
     let mut driver = Driver::open(loaded.plan.clone(), state, options, bars)?;
     driver.ingest()?;
     driver.settle()?;

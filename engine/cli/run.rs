@@ -8,6 +8,7 @@ use super::{Common, Failure, Flags, Format, Loaded, output, print, print_json, p
 use crate::{
     runtime::{
         RunError,
+        backlog::Clock,
         driver::{Driver, Options},
         report::Report,
     },
@@ -35,6 +36,12 @@ pub struct Epoch {
     /// Take the fitted models of another state instead of fitting.
     #[arg(long, value_name = "DIR")]
     pub models_from: Option<PathBuf>,
+    /// Ask what waits for the `after` of a node now.
+    #[arg(long)]
+    pub flush: bool,
+    /// What tells how long something waited.
+    #[arg(skip)]
+    pub clock: Clock,
 }
 
 fn delta(text: &str) -> Result<(String, PathBuf), String> {
@@ -73,6 +80,8 @@ impl Epoch {
             models_from: self.models_from.clone(),
             dry,
             resolve: true,
+            flush: self.flush,
+            clock: self.clock.clone(),
         }
     }
 }
@@ -110,6 +119,9 @@ impl RunArgs {
             epoch.deltas = planned.deltas;
         }
         epoch.again |= planned.again;
+        epoch.flush |= planned.flush;
+        // What had waited long enough when it was planned, and nothing else.
+        epoch.clock = Clock::at(planned.at);
         epoch.models_from = epoch.models_from.or(planned.models_from);
         Ok((Common { pipeline, flags }, epoch))
     }
@@ -149,6 +161,7 @@ fn say(common: &Common, report: &Report) {
         Format::Text if common.quiet => {}
         Format::Text if report.idle => {
             print(&format!("{} at epoch {}: nothing to do\n", report.pipeline, report.epoch));
+            print(&tree::waiting(report));
         }
         Format::Text => print(&tree::text(report)),
     }

@@ -13,7 +13,10 @@ use serde::Serialize;
 use super::{Common, Failure, Format, output};
 use crate::{
     connectors::Offsets,
-    runtime::fold::{Update, unknown_pairs},
+    runtime::{
+        backlog::{self, Clock, NodeBacklog},
+        fold::{Update, unknown_pairs},
+    },
     serve::View,
     state::StateError,
 };
@@ -34,8 +37,9 @@ struct Status {
     workers: usize,
     nodes: Vec<NodeStatus>,
     sources: Vec<SourceStatus>,
-    /// Model calls that an eventual node still owes; a strict one owes none after a commit.
+    /// Requests to models that wait for the `after` of their node.
     backlog: u64,
+    waiting: Vec<WaitingStatus>,
     errors: u64,
     /// Items with events that no side input knows.
     unknown_items: u64,
@@ -52,6 +56,20 @@ struct NodeStatus {
     node: String,
     op: String,
     keys: u64,
+}
+
+#[derive(Serialize)]
+struct WaitingStatus {
+    node: String,
+    requests: u64,
+    /// The epoch that the oldest began to wait in, and its time in milliseconds since 1970.
+    since_epoch: u64,
+    at: u64,
+    /// Rows taken in and seconds passed since then, beside what it waits for.
+    events: u64,
+    after_events: Option<u64>,
+    seconds: f64,
+    after_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +117,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn status(view: &View) -> Result<Status, StateError> {
     let manifest = &view.manifest;
     let errors = view.tables.rows("errors")?;
+    let waiting = waiting(view)?;
     let mut memo = MemoStatus::default();
     view.memo.for_each(&mut |_, answer| match answer.unused_since {
         None => memo.live += 1,
@@ -111,7 +130,8 @@ fn status(view: &View) -> Result<Status, StateError> {
         workers: manifest.workers,
         nodes: nodes(view),
         sources: sources(view),
-        backlog: 0,
+        backlog: waiting.iter().map(|node| node.requests).sum(),
+        waiting,
         errors: errors.iter().map(|(_, count)| count.max(&0).unsigned_abs()).sum(),
         unknown_items: unknown_items(view, &errors),
         unmatched_retractions: count(view, "unmatched_retractions")?,
@@ -152,6 +172,24 @@ fn sources(view: &View) -> Vec<SourceStatus> {
         }
     };
     view.plan.sources.iter().map(status).collect()
+}
+
+fn waiting(view: &View) -> Result<Vec<WaitingStatus>, StateError> {
+    let now = Clock::System.now();
+    let status = |(node, NodeBacklog { requests, since }): (String, NodeBacklog)| {
+        let after = view.plan.node(&node).and_then(|node| node.after);
+        WaitingStatus {
+            requests,
+            since_epoch: since.epoch,
+            at: since.at,
+            events: view.manifest.taken.saturating_sub(since.taken),
+            after_events: after.and_then(|after| after.events),
+            seconds: now.saturating_sub(since.at) as f64 / 1000.0,
+            after_seconds: after.and_then(|after| after.time).map(|time| time.as_secs_f64()),
+            node,
+        }
+    };
+    Ok(backlog::by_node(&view.tables)?.into_iter().map(status).collect())
 }
 
 fn models(view: &View) -> Vec<ModelStatus> {
@@ -223,6 +261,16 @@ fn shown(status: &Status) -> String {
         let mut rows = vec![row(&[&"model calls of", &"calls", &"per second"])];
         let rate = |rate: f64| format!("{rate:.1}");
         rows.extend(status.models.iter().map(|m| row(&[&m.node, &m.calls, &rate(m.calls_per_second)])));
+        text += &format!("\n{}", output::columns(&rows));
+    }
+    if !status.waiting.is_empty() {
+        let mut rows = vec![row(&[&"waiting", &"requests", &"since epoch", &"rows since", &"seconds since"])];
+        let of = |has: String, of: Option<String>| of.map_or(has.clone(), |of| format!("{has} of {of}"));
+        rows.extend(status.waiting.iter().map(|w| {
+            let events = of(w.events.to_string(), w.after_events.map(|n| n.to_string()));
+            let seconds = of(format!("{:.0}", w.seconds), w.after_seconds.map(|n| n.to_string()));
+            row(&[&w.node, &w.requests, &w.since_epoch, &events, &seconds])
+        }));
         text += &format!("\n{}", output::columns(&rows));
     }
     text += &format!(

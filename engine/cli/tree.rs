@@ -46,6 +46,9 @@ pub fn line(report: &Report) -> String {
         let node = &report.nodes[*at];
         let _ = write!(out, "; {name}: {} keys", count(node.changed, node.changed_basis));
     }
+    for node in report.nodes.iter().filter(|node| node.backlog > 0) {
+        let _ = write!(out, "; {}: {} requests wait", node.node, node.backlog);
+    }
     let _ = writeln!(out, "; {} calls, {:.3} s", report.language_calls(), report.seconds);
     out
 }
@@ -73,6 +76,15 @@ pub fn text(report: &Report) -> String {
     out
 }
 
+/// What is left for a later epoch to ask.
+pub fn waiting(report: &Report) -> String {
+    let waiting = report.nodes.iter().filter(|node| node.backlog > 0);
+    let line = |node: &NodeReport| {
+        format!("{}: {} requests wait for its `after`; --flush asks them now\n", node.node, node.backlog)
+    };
+    waiting.map(line).collect()
+}
+
 fn summary(report: &Report) -> String {
     let language = report.nodes.iter().filter(|node| node.language);
     let (mut calls, mut computed, mut reused, mut seconds) = (0, 0, 0, 0.0);
@@ -90,6 +102,7 @@ fn summary(report: &Report) -> String {
         let node = &report.nodes[*at];
         let _ = writeln!(out, "{name}: {} keys change", count(node.changed, node.changed_basis));
     }
+    out.push_str(&waiting(report));
     let _ = writeln!(out, "{:.1} s in all", report.seconds);
     out
 }

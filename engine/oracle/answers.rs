@@ -13,7 +13,12 @@ use coea_operators::{
 
 use super::{Oracle, Table, add};
 use crate::{
-    runtime::{RunError, address::memo_key, commit::failed_at},
+    runtime::{
+        RunError,
+        address::memo_key,
+        backlog::{TABLE as BACKLOG, waiting_at},
+        commit::failed_at,
+    },
     state::memo::{Answer, MemoKey},
 };
 
@@ -85,30 +90,36 @@ impl Oracle<'_> {
             let leaf = name.clone();
             self.out.bad_answers.push(BadAnswer { leaf, key: *key, remembered: None, again: None });
         }
-        self.errors.extend(excused.into_values().flatten());
+        let backlog = self.out.tables.entry(BACKLOG.to_string()).or_default();
+        for [failed, waiting] in excused.into_values() {
+            self.errors.extend(failed);
+            backlog.extend(waiting);
+        }
         self.out.asked.insert(name, keys.into_iter().collect());
         Ok(answered)
     }
 
-    /// Requests that were committed without an answer, with what the state has on record of them:
-    /// a failure stays the error it is, also if the memo learned of an answer since.
-    fn excused(
-        &self,
-        leaf: LeafId,
-        keys: &[MemoKey],
-    ) -> Result<BTreeMap<MemoKey, Vec<(Keyed, i64)>>, RunError> {
+    /// Requests that were committed without an answer, with the rows of errors and of the backlog
+    /// that say so; those stay as they are, also if the memo learned of an answer since.
+    fn excused(&self, leaf: LeafId, keys: &[MemoKey]) -> Result<BTreeMap<MemoKey, [Updates; 2]>, RunError> {
+        let rows = |table: &str, at: Row| -> Result<Updates, RunError> {
+            let rows = self.tables.get(table, &at)?.into_iter();
+            Ok(rows.map(|(row, count)| ((at.clone(), row), count)).collect())
+        };
+        let (node, name) = (&self.plan.leaves[leaf].node, self.plan.leaf_name(leaf));
         let mut excused = BTreeMap::new();
         for key in keys {
-            let at = failed_at(&self.plan.leaves[leaf].node, key);
-            let recorded = self.tables.get("errors", &at)?;
-            if !recorded.is_empty() {
-                let rows = recorded.into_iter().map(|(cause, count)| ((at.clone(), cause), count));
-                excused.insert(*key, rows.collect());
+            let records = [rows("errors", failed_at(node, key))?, rows(BACKLOG, waiting_at(&name, key))?];
+            if records.iter().any(|rows| !rows.is_empty()) {
+                excused.insert(*key, records);
             }
         }
         Ok(excused)
     }
 }
+
+/// Keyed rows with their counts.
+type Updates = Vec<(Keyed, i64)>;
 
 /// Asks for remembered answers again, last first and in other batches, and tells those that differ.
 fn ask_again(

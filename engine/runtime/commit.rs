@@ -119,6 +119,7 @@ impl Driver<'_> {
         let epoch = self.manifest.epoch + 1;
         self.apply_letters()?;
         self.drop_vanished()?;
+        self.apply_backlog(epoch)?;
         let released = self.released();
         let marks = self.marks(epoch)?;
         let manifest = self.next_manifest(epoch, changes);
@@ -224,6 +225,7 @@ impl Driver<'_> {
             known.calls += report.calls;
             known.seconds += report.seconds;
         }
+        manifest.taken = self.taken();
         manifest.dead_letters += self.epoch.inputs.iter().map(|input| input.rejected).sum::<u64>();
         manifest
     }

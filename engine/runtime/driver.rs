@@ -19,7 +19,8 @@ use super::{
     RunError,
     address::memo_key_of,
     artifacts::Artifacts,
-    epoch::{Epoch, InputReport},
+    backlog::{Clock, Waiting},
+    epoch::Epoch,
     fold::Update,
     render::Channel,
     report::Report,
@@ -31,7 +32,7 @@ use crate::{
         State,
         manifest::{ArtifactState, Manifest},
         memo::MemoKey,
-        tables::{Tables, consolidate},
+        tables::Tables,
     },
 };
 
@@ -52,6 +53,10 @@ pub struct Options {
     pub dry: bool,
     /// Whether a dry run may run small local models to be exact.
     pub resolve: bool,
+    /// Ask what waits for `after`, whatever it waits for.
+    pub flush: bool,
+    /// What tells how long something waited.
+    pub clock: Clock,
 }
 
 /// Hears how far long work is.
@@ -85,6 +90,10 @@ pub struct Driver<'a> {
     pub(super) unfit: BTreeSet<LeafId>,
     /// Calls to make, by inference.
     pub(super) pending: BTreeMap<LeafId, BTreeMap<MemoKey, Row>>,
+    /// Those of them that the memo was found not to know.
+    pub(super) missing: HashSet<MemoKey>,
+    /// Those of them that were held back, by inference, as of the last commit.
+    pub(super) waiting: BTreeMap<LeafId, Waiting>,
     /// Requests that failed, with the cause.
     pub(super) failed: BTreeMap<(LeafId, MemoKey), String>,
     /// The committed error rows of failed calls.
@@ -122,6 +131,7 @@ impl<'a> Driver<'a> {
         let rebuild = manifest.epoch == 0 || changed_spec(&plan, &manifest);
         let artifacts = Artifacts::default();
         let wanted: Vec<LeafId> = wanted(&plan).into_iter().collect();
+        let epoch = Epoch::new(rebuild, options.clock.now());
         let workers = Workers::start(&plan, &state, &ids, wanted, options.workers.max(1), &artifacts)?;
         let mut driver = Driver {
             plan,
@@ -137,12 +147,14 @@ impl<'a> Driver<'a> {
             fitted: BTreeMap::new(),
             unfit: BTreeSet::new(),
             pending: BTreeMap::new(),
+            missing: HashSet::new(),
+            waiting: BTreeMap::new(),
             failed: BTreeMap::new(),
             failures: Vec::new(),
             answered: BTreeMap::new(),
             in_use: BTreeMap::new(),
             relations: BTreeMap::new(),
-            epoch: Epoch::new(rebuild),
+            epoch,
         };
         driver.restore()?;
         Ok(driver)
@@ -152,7 +164,7 @@ impl<'a> Driver<'a> {
     pub fn begin(&mut self, deltas: Vec<(String, PathBuf)>) {
         // What a rebuild restored is part of the epoch that commits it.
         if !self.rebuild {
-            self.epoch = Epoch::new(true);
+            self.epoch = Epoch::new(true, self.options.clock.now());
         }
         self.options.deltas = deltas;
     }
@@ -213,32 +225,9 @@ impl<'a> Driver<'a> {
         .collect()
     }
 
-    fn note_pending(&mut self, leaf: LeafId, rows: &[Update]) {
-        let pending = self.pending.entry(leaf).or_default();
-        for ((memo, request), count) in consolidate(rows.to_vec()) {
-            let Some(key) = memo_key_of(&memo) else { continue };
-            match count {
-                1.. => pending.insert(key, request),
-                _ => pending.remove(&key),
-            };
-        }
-        let pending = &self.pending[&leaf];
-        self.failed.retain(|(at, key), _| *at != leaf || pending.contains_key(key));
-    }
-
     /// The epoch the state is at.
     pub fn epoch(&self) -> u64 {
         self.manifest.epoch
-    }
-
-    /// Whether there is anything for the epoch under way to do.
-    pub fn has_work(&self) -> bool {
-        self.rebuild
-            || self.epoch.inputs.iter().any(InputReport::brought)
-            || self.plan.infers().any(|leaf| self.unanswered(leaf).next().is_some())
-            || self.epoch.offsets.iter().any(|(source, offsets)| {
-                self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
-            })
     }
 }
 

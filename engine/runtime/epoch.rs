@@ -51,6 +51,8 @@ pub struct CallReport {
 pub(super) struct Epoch {
     /// When it began.
     pub began: Instant,
+    /// The same by the wall clock, in milliseconds since 1970.
+    pub now: u64,
     /// Whether what the workers say belongs to it, or only restores what was committed.
     pub recording: bool,
     /// What came in.
@@ -77,9 +79,10 @@ pub(super) struct Epoch {
 
 impl Epoch {
     /// An epoch that nothing came into yet.
-    pub fn new(recording: bool) -> Self {
+    pub fn new(recording: bool, now: u64) -> Self {
         Epoch {
             began: Instant::now(),
+            now,
             recording,
             inputs: Vec::new(),
             dead: Vec::new(),

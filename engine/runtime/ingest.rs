@@ -35,7 +35,7 @@ impl Driver<'_> {
         for (source, path) in deltas {
             self.read_delta(&source, path, &mut given)?;
         }
-        if self.epoch.inputs.iter().any(InputReport::brought) {
+        if self.epoch.inputs.iter().any(InputReport::brought) || self.any_over() {
             // An epoch tries again what failed in one before it.
             self.failed.clear();
         }

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod artifacts;
 mod ask;
+pub mod backlog;
 pub mod commit;
 pub mod driver;
 pub mod epoch;

@@ -1,4 +1,6 @@
-//! What `plan` and `run` say of an epoch: one document, the same for both.
+//! What `plan` and `run` say of an epoch: the same for both.
+
+mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +8,6 @@ use coea_operators::{
     row::Row,
     shape::{LeafId, Shape},
 };
-use serde_json::{Map, Value as Json, json};
 
 use super::{
     commit::EpochChanges,
@@ -60,6 +61,8 @@ pub struct NodeReport {
     pub changed: u64,
     /// Model calls.
     pub calls: CallReport,
+    /// Requests that wait afterwards, to be asked together with later ones.
+    pub backlog: u64,
     /// Whether it calls a model at all.
     pub infers: bool,
     /// Whether the model is a language model.
@@ -100,8 +103,7 @@ impl Driver<'_> {
         let unresolved = self.unresolved();
         let mut nodes: Vec<NodeReport> = Vec::new();
         for node in &self.plan.nodes {
-            let infers: Vec<LeafId> =
-                self.plan.infers().filter(|leaf| self.plan.leaves[*leaf].node == node.name).collect();
+            let infers: Vec<LeafId> = self.infers_of(&node.name).collect();
             let mut calls = CallReport::default();
             for report in infers.iter().filter_map(|leaf| self.epoch.calls.get(leaf)) {
                 calls.calls += report.calls;
@@ -118,6 +120,7 @@ impl Driver<'_> {
                 changed: change.changed,
                 changed_keys: change.keys,
                 calls,
+                backlog: infers.iter().map(|leaf| self.backlog(*leaf)).sum(),
                 infers: !infers.is_empty(),
                 language: infers.iter().any(|leaf| self.language(*leaf)),
                 calls_basis: Basis::Exact,
@@ -149,7 +152,8 @@ impl Driver<'_> {
             changed: 0,
             changed_keys: BTreeSet::new(),
             calls: CallReport::default(),
-            infers: self.plan.infers().any(|leaf| self.plan.leaves[leaf].node == node.name),
+            backlog: self.infers_of(&node.name).map(|leaf| self.backlog(leaf)).sum(),
+            infers: self.infers_of(&node.name).next().is_some(),
             language: false,
             calls_basis: Basis::Exact,
             changed_basis: Basis::Exact,
@@ -166,6 +170,10 @@ impl Driver<'_> {
             seconds: self.epoch.began.elapsed().as_secs_f64(),
             idle: true,
         }
+    }
+
+    fn infers_of(&self, node: &str) -> impl Iterator<Item = LeafId> {
+        self.plan.infers().filter(move |leaf| self.plan.leaves[*leaf].node == node)
     }
 
     fn language(&self, leaf: LeafId) -> bool {
@@ -207,9 +215,14 @@ impl Driver<'_> {
                 report.keys = report.keys.max(read.keys);
             }
         }
-        report.changed = report.changed_keys.len() as u64;
+        // What an earlier epoch left unanswered may be of any key.
+        report.changed = match upstream.iter().any(|leaf| unresolved.contains(leaf) && self.catches_up(*leaf))
+        {
+            true => report.keys,
+            false => report.changed_keys.len() as u64,
+        };
         report.changed_basis = Basis::Bound;
-        let waits = infers.iter().any(|leaf| self.waits(*leaf));
+        let waits = infers.iter().any(|leaf| self.waits(*leaf) && !self.holds_anyway(*leaf));
         if waits {
             report.calls_basis = Basis::Bound;
             report.calls.calls = report.changed;
@@ -258,81 +271,8 @@ impl Report {
         self.nodes.iter().filter(|node| node.language).map(|node| node.calls.calls).sum()
     }
 
-    /// The document of the contract.
-    pub fn to_json(&self) -> Json {
-        let schema = if self.dry { "coea.plan/1" } else { "coea.run/1" };
-        let mut inference = CallReport::default();
-        for node in self.nodes.iter().filter(|node| node.language) {
-            inference.calls += node.calls.calls;
-            inference.memo_hits += node.calls.memo_hits;
-            inference.cost += node.calls.cost;
-            inference.seconds += node.calls.seconds;
-        }
-        json!({
-            "schema": schema,
-            "pipeline": self.pipeline,
-            "epoch": self.epoch,
-            "inputs": self.inputs.iter().map(input_json).collect::<Vec<_>>(),
-            "spec_changes": self.spec_changes.iter()
-                .map(|(node, kind)| json!({ "node": node, "kind": kind })).collect::<Vec<_>>(),
-            "nodes": self.nodes.iter().map(node_json).collect::<Vec<_>>(),
-            "inference": {
-                "calls": inference.calls,
-                "memo_hits": inference.memo_hits,
-                "prompt_tokens": inference.cost.prompt_tokens,
-                "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
-                "seconds": round(inference.seconds),
-            },
-            "sinks": self.sinks.iter().map(|(name, at)| self.sink_json(name, *at)).collect::<Vec<_>>(),
-            "seconds": round(self.seconds),
-        })
-    }
-
-    fn sink_json(&self, name: &str, at: usize) -> Json {
-        let node = &self.nodes[at];
-        json!({
-            "sink": name,
-            "puts": node.changed - node.gone.min(node.changed),
-            "deletes": node.gone,
-            "basis": node.changed_basis.word(),
-        })
-    }
-
     /// The summary of calls by node name.
     pub fn calls(&self) -> BTreeMap<&str, u64> {
         self.nodes.iter().map(|node| (node.node.as_str(), node.calls.calls)).collect()
     }
-}
-
-fn round(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
-}
-
-fn input_json(input: &InputReport) -> Json {
-    let mut object = Map::new();
-    object.insert("source".into(), json!(input.source));
-    object.insert("rows".into(), json!(input.rows));
-    object.insert("retractions".into(), json!(input.retractions));
-    object.insert("rejected".into(), json!(input.rejected));
-    if let Some(epoch) = input.already_applied {
-        object.insert("already_applied".into(), json!(epoch));
-    }
-    Json::Object(object)
-}
-
-fn node_json(node: &NodeReport) -> Json {
-    let basis = match node.calls_basis == node.changed_basis {
-        true => json!(node.calls_basis.word()),
-        false => json!({ "calls": node.calls_basis.word(), "changed": node.changed_basis.word() }),
-    };
-    json!({
-        "node": node.node,
-        "op": node.op,
-        "keys": node.keys,
-        "changed": node.changed,
-        "calls": node.calls.calls,
-        "memo_hits": node.calls.memo_hits,
-        "errors": node.calls.errors,
-        "basis": basis,
-    })
 }

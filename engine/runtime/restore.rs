@@ -24,6 +24,7 @@ impl Driver<'_> {
     /// Feeds what is committed. Where the spec is as it was, that is no part of the epoch.
     pub(super) fn restore(&mut self) -> Result<(), RunError> {
         self.replay_marks()?;
+        self.restore_backlog()?;
         self.restore_artifacts()?;
         for at in 0..self.plan.sources.len() {
             let source = &self.plan.sources[at];

@@ -10,7 +10,13 @@ use coea_operators::{
     shape::{LeafId, Shape},
 };
 
-use super::{RunError, address::memo_row, commit::failed_at, driver::Driver, epoch::CallReport};
+use super::{
+    RunError,
+    address::memo_row,
+    commit::failed_at,
+    driver::Driver,
+    epoch::{CallReport, InputReport},
+};
 use crate::state::memo::MemoKey;
 
 impl Driver<'_> {
@@ -30,15 +36,17 @@ impl Driver<'_> {
         }
     }
 
-    /// Ticks, and feeds what the memo knows of the answers that were committed: of what failed, the
-    /// memo may know answers that came later, and those are for an epoch to take in.
+    /// Ticks, and feeds what the memo knows of the answers that were committed: of what failed or
+    /// was held back, it may know answers that came later, and those are for an epoch to take in.
     pub(super) fn drain_known(&mut self) -> Result<(), RunError> {
         self.tick()?;
         let failed: BTreeSet<Row> = self.failures.iter().map(|(at, _)| at.clone()).collect();
         // Leaves stand in order of dependency: what is above is as complete as it was committed.
         for leaf in self.plan.infers().collect::<Vec<_>>() {
             let node = &self.plan.leaves[leaf].node;
+            let waiting = self.waiting.get(&leaf);
             let requests = self.unanswered(leaf).map(|(key, _)| *key);
+            let requests = requests.filter(|key| waiting.is_none_or(|waiting| !waiting.contains(key)));
             let committed: Vec<MemoKey> =
                 requests.filter(|key| !failed.contains(&failed_at(node, key))).collect();
             if self.feed_known(leaf, committed)? {
@@ -49,10 +57,21 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Whether there is anything for the epoch under way to do.
+    pub fn has_work(&self) -> bool {
+        self.rebuild
+            || self.epoch.inputs.iter().any(InputReport::brought)
+            || self.plan.infers().any(|leaf| self.is_open(leaf))
+            || self.epoch.offsets.iter().any(|(source, offsets)| {
+                self.manifest.sources.get(source).is_none_or(|known| known.offsets != *offsets)
+            })
+    }
+
+    /// Whether a leaf is still to be worked on: what is held back is not.
     pub(super) fn is_open(&self, leaf: LeafId) -> bool {
         match &self.plan.leaves[leaf].shape {
             Shape::Fit { .. } => !self.fitted.contains_key(&leaf),
-            Shape::Infer { .. } => self.unanswered(leaf).next().is_some(),
+            Shape::Infer { .. } => self.unanswered(leaf).next().is_some() && !self.holds(leaf),
             _ => false,
         }
     }
@@ -69,7 +88,7 @@ impl Driver<'_> {
             return Ok(true);
         }
         for leaf in self.plan.infers().collect::<Vec<_>>() {
-            if self.unanswered(leaf).next().is_none() || self.waits(leaf) {
+            if !self.is_open(leaf) || self.waits(leaf) {
                 continue;
             }
             let Shape::Infer { kernel, .. } = &self.plan.leaves[leaf].shape else { continue };
@@ -94,7 +113,8 @@ impl Driver<'_> {
             if self.waits(leaf) {
                 continue;
             }
-            let keys = self.unanswered(leaf).map(|(key, _)| *key).collect();
+            let keys = self.unanswered(leaf).map(|(key, _)| *key);
+            let keys: Vec<MemoKey> = keys.filter(|key| !self.missing.contains(key)).collect();
             if self.feed_known(leaf, keys)? {
                 return Ok(true);
             }
@@ -106,8 +126,13 @@ impl Driver<'_> {
     /// any.
     fn feed_known(&mut self, leaf: LeafId, keys: Vec<MemoKey>) -> Result<bool, RunError> {
         let answers = self.state.memo.answers(&keys)?;
-        let known: Vec<(MemoKey, Row)> =
-            keys.into_iter().zip(answers).filter_map(|(key, answer)| Some((key, answer?.row))).collect();
+        let mut known: Vec<(MemoKey, Row)> = Vec::new();
+        for (key, answer) in keys.into_iter().zip(answers) {
+            match answer {
+                Some(answer) => known.push((key, answer.row)),
+                None => _ = self.missing.insert(key),
+            }
+        }
         if known.is_empty() {
             return Ok(false);
         }
@@ -134,6 +159,9 @@ impl Driver<'_> {
         let mut counted: BTreeSet<MemoKey> = BTreeSet::new();
         for leaf in plan.infers() {
             let Shape::Infer { kernel, .. } = &plan.leaves[leaf].shape else { continue };
+            if self.holds(leaf) {
+                continue;
+            }
             let (mut requests, mut hits): (Vec<Row>, u64) = (Vec::new(), 0);
             for (key, request) in self.unanswered(leaf) {
                 // One model may be asked the same by two nodes: the second finds it answered.
@@ -168,7 +196,7 @@ impl Driver<'_> {
 
     /// Inferences with open calls and fits that were not done: everything below is not exact.
     pub fn unresolved(&self) -> BTreeSet<LeafId> {
-        let infers = self.plan.infers().filter(|leaf| self.unanswered(*leaf).next().is_some());
+        let infers = self.plan.infers().filter(|leaf| self.is_open(*leaf));
         infers.chain(self.unfit.iter().copied()).collect()
     }
 }

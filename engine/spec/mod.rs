@@ -8,18 +8,21 @@ mod block;
 mod de;
 mod node;
 mod overrides;
+mod policies;
 mod read;
 mod resolve;
 mod schema;
 mod secret;
+mod time;
 mod yaml;
 
-use std::{collections::BTreeSet, fs::File, io::Read, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs::File, io::Read, path::Path, sync::Arc, time::Duration};
 
 pub use self::{
     block::Block,
     schema::{Catalogue, TypeDoc, json_schema},
     secret::Secret,
+    time::duration,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned};
 
@@ -83,7 +86,7 @@ pub struct ModelSpec {
     pub with: Block,
 }
 
-/// `{ op, in, model, updates, with, refit, limits }`
+/// `{ op, in, model, updates, with, refit, after, limits }`
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
     /// The operator's name.
@@ -98,6 +101,8 @@ pub struct NodeSpec {
     pub with: Block,
     /// When what it fits is fitted again.
     pub refit: Option<Refit>,
+    /// How long its requests wait to be asked together; no part of its logic.
+    pub after: Option<After>,
     /// What a run may spend on it; no part of its logic.
     pub limits: Block,
 }
@@ -141,6 +146,17 @@ pub enum When {
         /// Epochs between fits, at least 1.
         epochs: u64,
     },
+}
+
+/// How long requests wait to be asked together: until one of the bounds is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct After {
+    /// Rows taken in, at least 1.
+    pub events: Option<u64>,
+    /// Time passed.
+    pub time: Option<Duration>,
+    /// Where it was written.
+    pub span: Span,
 }
 
 /// Reads a pipeline: YAML, then the overrides `sets` (`path.to.param=value`), then parameters,

@@ -5,10 +5,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use serde::Deserialize;
-
 use super::{
-    Block, ModelSpec, Named, NodeSpec, Refit, SinkSpec, SourceSpec, Spec, When,
+    Block, ModelSpec, Named, NodeSpec, SinkSpec, SourceSpec, Spec,
     node::{Entry, Node, Value},
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_you_mean};
@@ -16,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_
 pub(super) const SPEC_KEYS: &[&str] = &["version", "name", "params", "sources", "models", "nodes", "sinks"];
 pub(super) const SOURCE_KEYS: &[&str] = &["connector", "with"];
 pub(super) const MODEL_KEYS: &[&str] = &["kind", "base", "price", "with"];
-pub(super) const NODE_KEYS: &[&str] = &["op", "in", "model", "updates", "with", "refit", "limits"];
+pub(super) const NODE_KEYS: &[&str] = &["op", "in", "model", "updates", "with", "refit", "after", "limits"];
 pub(super) const SINK_KEYS: &[&str] = &["connector", "in", "with"];
 
 /// Reads the document; nothing if it is not a map with a name.
@@ -47,27 +45,27 @@ pub(super) fn read(root: &Node, file: &Arc<SourceText>, problems: &mut Diagnosti
     })
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a Arc<SourceText>,
-    problems: &'a mut Diagnostics,
+    pub(super) problems: &'a mut Diagnostics,
     unread: BTreeSet<String>,
 }
 
 /// The entries of one map, and what messages call it.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     entries: &'a [Entry],
-    what: String,
+    pub(super) what: String,
     span: Span,
 }
 
 impl<'a> Fields<'a> {
-    fn get(&self, key: &str) -> Option<&'a Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Node> {
         self.entries.iter().find(|entry| *entry.key == key).map(|entry| &entry.value)
     }
 }
 
 impl Reader<'_> {
-    fn error(&mut self, span: &Span, message: String, help: Option<String>) {
+    pub(super) fn error(&mut self, span: &Span, message: String, help: Option<String>) {
         self.problems.push(Diagnostic::error(self.file, span.clone(), message).help(help));
     }
 
@@ -125,7 +123,7 @@ impl Reader<'_> {
     }
 
     /// A map left to its taker; an empty one where none is written.
-    fn block(&mut self, fields: &Fields<'_>, key: &str) -> Block {
+    pub(super) fn block(&mut self, fields: &Fields<'_>, key: &str) -> Block {
         let absent = || Node::new(fields.span.clone(), Value::Map(Vec::new()));
         let node = match fields.get(key) {
             Some(node) if node.value == Value::Poison => absent(),
@@ -202,8 +200,8 @@ impl Reader<'_> {
         let inputs = self.inputs(&fields);
         let (model, updates) = (self.text(&fields, "model"), self.text(&fields, "updates"));
         let (with, limits) = (self.block(&fields, "with"), self.block(&fields, "limits"));
-        let refit = self.refit(&fields);
-        Some(NodeSpec { op: op?, inputs: inputs?, model, updates, with, refit, limits })
+        let (refit, after) = (self.refit(&fields), self.after(&fields));
+        Some(NodeSpec { op: op?, inputs: inputs?, model, updates, with, refit, after, limits })
     }
 
     fn sink(&mut self, entry: &Entry) -> Option<SinkSpec> {
@@ -235,72 +233,6 @@ impl Reader<'_> {
                 );
                 None
             }
-        }
-    }
-
-    fn refit(&mut self, fields: &Fields<'_>) -> Option<Refit> {
-        let node = fields.get("refit").filter(|node| node.value != Value::Null)?;
-        let block = self.block(fields, "refit");
-        node.entries()?;
-        let read: RefitFields = match block.parse(&format!("`refit` of {}", fields.what)) {
-            Ok(read) => read,
-            Err(problems) => {
-                self.problems.extend(problems);
-                return None;
-            }
-        };
-        match read.policy() {
-            Ok(when) => Some(Refit { when, span: block.span_of(&["when"]) }),
-            Err((key, message)) => {
-                self.error(&block.span_of(&[key]), format!("`refit` of {}: {message}", fields.what), None);
-                None
-            }
-        }
-    }
-}
-
-/// `refit` as written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RefitFields {
-    when: Word,
-    above: Option<f64>,
-    epochs: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Once,
-    Cycle,
-    Changed,
-    Drift,
-    Every,
-}
-
-impl RefitFields {
-    /// The policy; otherwise the key at fault and what is wrong with it.
-    fn policy(&self) -> Result<When, (&'static str, &'static str)> {
-        if self.above.is_some() && self.when != Word::Drift {
-            return Err(("above", "`above` goes with `when: drift` only"));
-        }
-        if self.epochs.is_some() && self.when != Word::Every {
-            return Err(("epochs", "`epochs` goes with `when: every` only"));
-        }
-        match self.when {
-            Word::Once => Ok(When::Once),
-            Word::Cycle => Ok(When::Cycle),
-            Word::Changed => Ok(When::Changed),
-            Word::Drift => match self.above {
-                Some(above) if above > 0.0 && above.is_finite() => Ok(When::Drift { above }),
-                Some(_) => Err(("above", "`above` wants a number above 0")),
-                None => Err(("when", "`when: drift` needs `above`, the drift tolerated")),
-            },
-            Word::Every => match self.epochs {
-                Some(0) => Err(("epochs", "`epochs` wants 1 or more")),
-                Some(epochs) => Ok(When::Every { epochs }),
-                None => Err(("when", "`when: every` needs `epochs`")),
-            },
         }
     }
 }

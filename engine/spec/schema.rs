@@ -101,6 +101,8 @@ struct Node {
     with: Option<Map<String, Value>>,
     /// When what it fits is fitted again.
     refit: Option<Refit>,
+    /// How long its new requests to the model wait, to be asked together; no part of its logic.
+    after: Option<After>,
     /// What a run may spend on it; no part of its logic.
     limits: Option<Map<String, Value>>,
 }
@@ -136,6 +138,26 @@ enum When {
     Changed,
     Drift,
     Every,
+}
+
+/// Until one of these is reached, new requests wait; what vanishes meanwhile is never asked.
+#[expect(dead_code, reason = "only its schema is used")]
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, extend("minProperties" = 1))]
+struct After {
+    /// Rows taken in, of all sources, since the oldest of them began to wait.
+    #[schemars(range(min = 1))]
+    events: Option<u64>,
+    /// Time passed since then, such as 500ms, 30s, 10m or 1h; a number alone counts seconds.
+    time: Option<Time>,
+}
+
+#[expect(dead_code, reason = "only its schema is used")]
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Time {
+    Text(#[schemars(regex(pattern = "^0*[1-9][0-9]*(ms|s|m|h)?$"))] String),
+    Seconds(#[schemars(range(min = 1))] u64),
 }
 
 /// Where rows go.

@@ -71,6 +71,10 @@ pub struct Manifest {
     pub throughput: BTreeMap<String, Throughput>,
     /// Records that did not parse, over all epochs.
     pub dead_letters: u64,
+    /// Rows inserted and retracted by all sources, over all epochs; the clock of `after: { events }`,
+    /// which may begin at any number, so a state from before it was counted needs no other format.
+    #[serde(default)]
+    pub taken: u64,
 }
 
 /// Which artifact a fit produced.
