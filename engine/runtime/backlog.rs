@@ -317,7 +317,9 @@ mod tests {
     fn the_oldest_is_the_oldest_of_those_still_there() {
         let at = |epoch: u64| Since { epoch, at: epoch, taken: epoch };
         let mut waiting = Waiting::default();
-        [([1; 32], 5), ([2; 32], 3), ([3; 32], 4)].map(|(key, epoch)| waiting.insert(key, at(epoch)));
+        for (key, epoch) in [([1; 32], 5), ([2; 32], 3), ([3; 32], 4)] {
+            waiting.insert(key, at(epoch));
+        }
         assert_eq!(waiting.oldest(|_| true), Some(&at(3)));
         assert_eq!(waiting.oldest(|key| key[0] != 2), Some(&at(4)));
         assert_eq!(waiting.remove(&[2; 32]), Some(at(3)));

@@ -218,6 +218,17 @@ fn what_came_and_went_while_it_waited_is_never_asked() {
 }
 
 #[test]
+fn a_plan_knows_who_waits_also_where_it_does_not_know_what_is_asked() {
+    let (bench, clock) = waiting(&[("llm_sampler", After::LONG)]);
+    let dry = Options { dry: true, resolve: false, ..delta(&bench, &clicks()) };
+    let plan = bench.epoch("state", at(&clock, dry)).unwrap();
+    let (novel, scored) = (of(&plan, "novel"), of(&plan, "scored"));
+    assert_eq!((novel.calls.calls, novel.calls_basis), (0, Basis::Exact));
+    assert_eq!(scored.calls_basis, Basis::Bound);
+    assert!(scored.calls.calls > 0);
+}
+
+#[test]
 fn a_scorer_that_does_not_wait_goes_on_below_an_encoder_that_does() {
     let (bench, clock) = waiting(&[("csa_encoder", After::LONG)]);
     bench.epoch("state", at(&clock, delta(&bench, &clicks()))).unwrap();
