@@ -24,6 +24,7 @@ use crate::{
     diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_you_mean},
     models::ModelProvider,
     plan::{Plan, PlanNode, PlanSink},
+    price::Price,
     registry::Registry,
     sinks::KvSink,
     spec::{Named, NodeSpec, Spec, When},
@@ -48,13 +49,14 @@ pub fn lower(
         graph: Graph::default(),
         outputs: BTreeMap::new(),
         broken: spec.unread.clone(),
+        prices: BTreeMap::new(),
     };
     lowering.check_names();
     let sources = lowering.sources();
     let models = lowering.models();
     let nodes = lowering.nodes(&models);
     let sinks = lowering.sinks(&nodes);
-    let Lowering { mut problems, graph, .. } = lowering;
+    let Lowering { mut problems, graph, prices, .. } = lowering;
     if problems.has_errors() {
         problems.sort();
         return Err(problems);
@@ -66,6 +68,7 @@ pub fn lower(
         nodes,
         sinks,
         leaves: graph.leaves,
+        prices,
         lineage: Vec::new(),
     };
     plan.lineage = lineage(&plan);
@@ -115,6 +118,8 @@ struct Lowering<'a> {
     outputs: BTreeMap<String, Input>,
     /// Names whose own entry is wrong: a reference to one is no mistake of its own.
     broken: BTreeSet<String>,
+    /// What models cost, by name.
+    prices: BTreeMap<String, Price>,
 }
 
 impl Lowering<'_> {

@@ -6,7 +6,6 @@ use coea_operators::{
     row::Row,
     shape::{LeafId, Shape},
 };
-use serde_json::{Map, Value as Json, json};
 
 use super::{
     commit::EpochChanges,
@@ -60,6 +59,8 @@ pub struct NodeReport {
     pub changed: u64,
     /// Model calls.
     pub calls: CallReport,
+    /// What the calls cost, and the currency, where their model has a price.
+    pub money: Option<(f64, String)>,
     /// Whether it calls a model at all.
     pub infers: bool,
     /// Whether the model is a language model.
@@ -118,6 +119,7 @@ impl Driver<'_> {
                 changed: change.changed,
                 changed_keys: change.keys,
                 calls,
+                money: self.money(node.model.as_deref(), &calls),
                 infers: !infers.is_empty(),
                 language: infers.iter().any(|leaf| self.language(*leaf)),
                 calls_basis: Basis::Exact,
@@ -149,6 +151,7 @@ impl Driver<'_> {
             changed: 0,
             changed_keys: BTreeSet::new(),
             calls: CallReport::default(),
+            money: None,
             infers: self.plan.infers().any(|leaf| self.plan.leaves[leaf].node == node.name),
             language: false,
             calls_basis: Basis::Exact,
@@ -166,6 +169,11 @@ impl Driver<'_> {
             seconds: self.epoch.began.elapsed().as_secs_f64(),
             idle: true,
         }
+    }
+
+    fn money(&self, model: Option<&str>, calls: &CallReport) -> Option<(f64, String)> {
+        let price = self.plan.prices.get(model?)?;
+        Some((price.of(&calls.cost), price.currency.clone()))
     }
 
     fn language(&self, leaf: LeafId) -> bool {
@@ -258,43 +266,11 @@ impl Report {
         self.nodes.iter().filter(|node| node.language).map(|node| node.calls.calls).sum()
     }
 
-    /// The document of the contract.
-    pub fn to_json(&self) -> Json {
-        let schema = if self.dry { "coea.plan/1" } else { "coea.run/1" };
-        let mut inference = CallReport::default();
-        for node in self.nodes.iter().filter(|node| node.language) {
-            inference.calls += node.calls.calls;
-            inference.memo_hits += node.calls.memo_hits;
-            inference.cost += node.calls.cost;
-            inference.seconds += node.calls.seconds;
-        }
-        json!({
-            "schema": schema,
-            "pipeline": self.pipeline,
-            "epoch": self.epoch,
-            "inputs": self.inputs.iter().map(input_json).collect::<Vec<_>>(),
-            "spec_changes": self.spec_changes.iter()
-                .map(|(node, kind)| json!({ "node": node, "kind": kind })).collect::<Vec<_>>(),
-            "nodes": self.nodes.iter().map(node_json).collect::<Vec<_>>(),
-            "inference": {
-                "calls": inference.calls,
-                "memo_hits": inference.memo_hits,
-                "prompt_tokens": inference.cost.prompt_tokens,
-                "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
-                "seconds": round(inference.seconds),
-            },
-            "sinks": self.sinks.iter().map(|(name, at)| self.sink_json(name, *at)).collect::<Vec<_>>(),
-            "seconds": round(self.seconds),
-        })
-    }
-
-    fn sink_json(&self, name: &str, at: usize) -> Json {
-        let node = &self.nodes[at];
-        json!({
-            "sink": name,
-            "puts": node.changed - node.gone.min(node.changed),
-            "deletes": node.gone,
-            "basis": node.changed_basis.word(),
+    /// What the calls of language models cost, and the currency, where there is a price.
+    pub fn money(&self) -> Option<(f64, &str)> {
+        let priced = self.nodes.iter().filter_map(|node| node.money.as_ref());
+        priced.fold(None, |sum, (money, currency)| {
+            Some((sum.map_or(0.0, |(sum, _)| sum) + money, currency.as_str()))
         })
     }
 
@@ -302,37 +278,4 @@ impl Report {
     pub fn calls(&self) -> BTreeMap<&str, u64> {
         self.nodes.iter().map(|node| (node.node.as_str(), node.calls.calls)).collect()
     }
-}
-
-fn round(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
-}
-
-fn input_json(input: &InputReport) -> Json {
-    let mut object = Map::new();
-    object.insert("source".into(), json!(input.source));
-    object.insert("rows".into(), json!(input.rows));
-    object.insert("retractions".into(), json!(input.retractions));
-    object.insert("rejected".into(), json!(input.rejected));
-    if let Some(epoch) = input.already_applied {
-        object.insert("already_applied".into(), json!(epoch));
-    }
-    Json::Object(object)
-}
-
-fn node_json(node: &NodeReport) -> Json {
-    let basis = match node.calls_basis == node.changed_basis {
-        true => json!(node.calls_basis.word()),
-        false => json!({ "calls": node.calls_basis.word(), "changed": node.changed_basis.word() }),
-    };
-    json!({
-        "node": node.node,
-        "op": node.op,
-        "keys": node.keys,
-        "changed": node.changed,
-        "calls": node.calls.calls,
-        "memo_hits": node.calls.memo_hits,
-        "errors": node.calls.errors,
-        "basis": basis,
-    })
 }
