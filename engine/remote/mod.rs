@@ -14,6 +14,7 @@ mod protocol;
 mod retry;
 pub mod settings;
 mod steps;
+mod wait;
 mod write;
 
 use std::{
@@ -190,6 +191,7 @@ impl LanguageModel for Remote {
         prompts: &[String],
         answered: &mut Answered<'_, Vec<f32>>,
     ) -> Result<Cost, CallError> {
+        self.client.breaker.good();
         match self.settings.scoring() {
             Scoring::Forced => {
                 let (paths, mut cost) = self.paths(labels)?;
@@ -218,6 +220,7 @@ impl LanguageModel for Remote {
         prompts: &[String],
         answered: &mut Answered<'_, Written>,
     ) -> Result<Cost, CallError> {
+        self.client.breaker.good();
         self.each(
             prompts,
             answered,

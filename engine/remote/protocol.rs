@@ -125,7 +125,8 @@ impl Entry {
 impl Choice {
     /// The text.
     pub fn text(&self) -> Option<&str> {
-        self.text.as_deref().or(self.message.as_ref()?.content.as_deref())
+        // A message without content is an empty one.
+        self.text.as_deref().or(self.message.as_ref().map(|message| message.content.as_deref().unwrap_or("")))
     }
 
     /// The first token, and those that were more probable or nearly so.

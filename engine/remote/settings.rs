@@ -7,9 +7,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::Deserialize;
 use serde_json::Value as Json;
 
+pub use super::wait::Wait;
 use crate::{price::Price, spec::Secret};
 
 /// A language model on a server that speaks the OpenAI protocol; `base` is its URL. Only for a
@@ -92,8 +93,8 @@ pub enum Scoring {
     /// Every token of every label is forced by a bias, and its log-probability read. Exact; needs
     /// token ids, `/tokenize`, and log-probabilities from before the bias: llama.cpp, vLLM.
     Forced,
-    /// The labels' texts are walked by the most probable tokens. A label outside of `top` gets an
-    /// upper bound.
+    /// The labels' texts are walked by the most probable tokens, over all ways to tokenise them. A
+    /// label outside of `top` gets a bound.
     Steps,
     /// Answers are drawn and counted.
     Draws,
@@ -127,37 +128,6 @@ pub struct Budget {
     pub tokens: Option<u64>,
     /// Money, in the currency of the model's price.
     pub money: Option<f64>,
-}
-
-/// A time, written with its unit: `500ms`, `60s`, `2m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, JsonSchema)]
-#[schemars(with = "String")]
-pub struct Wait(pub Duration);
-
-impl Wait {
-    const fn seconds(seconds: u64) -> Self {
-        Wait(Duration::from_secs(seconds))
-    }
-}
-
-impl<'de> Deserialize<'de> for Wait {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.trim_end_matches(char::is_alphabetic);
-        let wrong = || D::Error::custom("expected a whole number with ms, s or m, such as 60s");
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        let millis = match &text[digits.len()..] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "" => return Err(wrong()),
-            unit => return Err(D::Error::custom(format!("unknown unit `{unit}`; there are ms, s and m"))),
-        };
-        match number.checked_mul(millis) {
-            Some(1..=86_400_000) => Ok(Wait(Duration::from_millis(number * millis))),
-            _ => Err(D::Error::custom("a time from 1ms to a day belongs here")),
-        }
-    }
 }
 
 fn concurrency() -> u32 {

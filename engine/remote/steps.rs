@@ -1,10 +1,10 @@
 //! Log-probabilities of labels by the most probable tokens at each step.
 //!
-//! For servers that tell no ids and take no ids: the labels' texts are walked with the tokens the
-//! server itself names, the longest that a label goes on with, as a tokenizer would. A token that is
-//! not among the `top` is at most as probable as the last of them, so a label that needs it gets
-//! that bound instead: too high for what it stands for, and never above a label that was seen to
-//! be more probable.
+//! For servers that take no ids: the labels' texts are walked with the tokens the server itself
+//! names. Which of them its tokenizer would choose is unknown ("Com" and "edy", or "Comedy" at once),
+//! so all are followed and a label gets the sum of its ways, as far as the `top` shows them. A token
+//! that is not among those is at most as probable as the last of them; a label of which no way is
+//! seen to its end gets that bound, which is too high for what it stands for.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,9 @@ use super::{
     forced::ids,
     protocol::{Completion, Entry, guess, request},
 };
+
+/// Tokens that are less probable than the best that fits by this factor are not followed.
+const NEGLIGIBLE: f64 = 1e-6;
 
 /// The token that ends an answer.
 pub(super) struct End {
@@ -58,40 +61,44 @@ pub(super) fn score(
     labels: &[String],
     prompt: &str,
 ) -> Result<Vec<f32>, Failure> {
-    let mut scores = vec![0f64; labels.len()];
-    let mut open: BTreeMap<String, (f64, Vec<usize>)> = BTreeMap::new();
-    open.insert(String::new(), (0.0, (0..labels.len()).collect()));
-    while let Some((prefix, (logprob, at))) = open.pop_first() {
+    let (mut seen, mut bound) = (vec![0f64; labels.len()], vec![0f64; labels.len()]);
+    // Beginnings of labels and the probability to come there, shortest first: all ways to one are
+    // known when its turn comes.
+    let mut open = BTreeMap::from([((0, String::new()), 1f64)]);
+    while let Some(((_, prefix), mass)) = open.pop_first() {
         let top = step(asking, &format!("{prompt}{prefix}"))?;
-        let least = top.iter().map(|entry| entry.logprob).fold(f64::INFINITY, f64::min);
-        for label in at {
-            let rest = &labels[label][prefix.len()..];
-            let next = match rest.is_empty() {
-                true => top.iter().find(|entry| end.is(entry)).map(|entry| (entry, 0)),
-                false => longest(&top, rest),
-            };
-            match next {
-                None => scores[label] = logprob + least,
-                Some((entry, 0)) => scores[label] = logprob + entry.logprob,
-                Some((entry, length)) => {
-                    let reached = labels[label][..prefix.len() + length].to_string();
-                    let node = open.entry(reached).or_insert((logprob + entry.logprob, Vec::new()));
-                    node.1.push(label);
-                }
+        let least = top.iter().map(|entry| entry.logprob).fold(f64::INFINITY, f64::min).exp();
+        let mut next: BTreeMap<String, f64> = BTreeMap::new();
+        for (at, label) in labels.iter().enumerate() {
+            let Some(rest) = label.strip_prefix(prefix.as_str()) else { continue };
+            let ways = if rest.is_empty() { Vec::new() } else { ways(&top, rest) };
+            let ended = top.iter().find(|entry| rest.is_empty() && end.is(entry));
+            match ended {
+                Some(entry) => seen[at] += mass * entry.logprob.exp(),
+                None if ways.is_empty() => bound[at] += mass * least,
+                None => {}
             }
+            next.extend(ways.into_iter().map(|(length, p)| (format!("{prefix}{}", &rest[..length]), p)));
+        }
+        for (prefix, probability) in next {
+            *open.entry((prefix.len(), prefix)).or_default() += mass * probability;
         }
     }
-    Ok(scores.into_iter().map(|score| score as f32).collect())
+    let score = |(seen, bound): (&f64, &f64)| if *seen > 0.0 { seen.ln() } else { bound.ln() };
+    Ok(seen.iter().zip(&bound).map(|ways| score(ways) as f32).collect())
 }
 
-/// The longest token that a text begins with, and its length; only whole characters can be sent.
-fn longest<'t>(top: &'t [Entry], rest: &str) -> Option<(&'t Entry, usize)> {
-    let fits = top.iter().filter_map(|entry| {
+/// How far tokens go into a text, with their probabilities; only whole characters can be sent.
+fn ways(top: &[Entry], rest: &str) -> Vec<(usize, f64)> {
+    let fits = |entry: &Entry| {
         let bytes = entry.bytes();
         let begins = !bytes.is_empty() && rest.as_bytes().starts_with(bytes);
-        (begins && rest.is_char_boundary(bytes.len())).then_some((entry, bytes.len()))
-    });
-    fits.max_by_key(|(_, length)| *length)
+        (begins && rest.is_char_boundary(bytes.len())).then(|| (bytes.len(), entry.logprob.exp()))
+    };
+    let mut ways: Vec<(usize, f64)> = top.iter().filter_map(fits).collect();
+    let best = ways.iter().map(|(_, p)| *p).fold(0.0, f64::max);
+    ways.retain(|(_, p)| *p >= NEGLIGIBLE * best);
+    ways
 }
 
 /// The most probable tokens after a text.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cli;
 mod client;
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "what these tests need of it")]
