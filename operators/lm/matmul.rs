@@ -8,16 +8,14 @@
 //! prompt's answer are the same in every batch, by construction. `benches/language_model.rs`
 //! measures both.
 
-use super::simd::{FUSED_BY_DEFAULT, mul_add};
+use std::ops::Range;
 
-/// Columns of one packed panel of the right operand.
-pub(crate) const PANEL: usize = 16;
-/// Rows of one packed tile of the left operand.
-pub(crate) const TILE: usize = 12;
-/// Rows of a tile that fit the registers of AVX2 with one panel.
-const HALF: usize = TILE / 2;
+use super::kernel::{PANEL, Strip, TILE, strip};
+
 /// Depth of a block of weights: 12 KiB per panel, so that it stays in the first-level cache.
 const DEPTH: usize = 192;
+/// Numbers in a block of rows of the left operand: 1 MiB, so that it stays near while weights pass by.
+const BLOCK: usize = 1 << 18;
 
 /// A left operand in the kernel's layout, `[tile][depth][TILE]`; rows past the last are zero.
 #[derive(Default)]
@@ -47,9 +45,10 @@ impl Tiles {
         }
     }
 
-    /// Number of rows packed.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// The rows in blocks that stay in the second-level cache while all weights pass by.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, size) = (self.rows, (BLOCK / (self.depth * TILE)).max(1) * TILE);
+        (0..rows).step_by(size).map(move |first| first..rows.min(first + size))
     }
 }
 
@@ -92,28 +91,31 @@ impl Matrix {
         }
     }
 
-    /// Computes `x · Wᵀ` for outputs `from..to` (`from` on a panel boundary), one panel at a time.
+    /// Computes rows `rows` (a range of [`Tiles::blocks`]) of `x · Wᵀ` for outputs `from..to`
+    /// (`from` on a panel boundary), one panel at a time.
     ///
-    /// `emit(first_output, c)` receives `c` as `[row][PANEL]`, rows past `x.rows()` being padding.
+    /// `emit(first_output, c)` receives `c` as `[row of the range][PANEL]`, rows past `x.rows()` being
+    /// padding.
     pub(crate) fn product(
         &self,
         x: &Tiles,
-        from: usize,
-        to: usize,
+        rows: Range<usize>,
+        (from, to): (usize, usize),
         c: &mut Vec<f32>,
         mut emit: impl FnMut(usize, &[f32]),
     ) {
-        assert_eq!((x.depth, from % PANEL), (self.inputs, 0));
+        assert_eq!((x.depth, from % PANEL, rows.start % TILE), (self.inputs, 0, 0));
         let panel_len = PANEL * self.inputs;
+        let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
+        c.resize(tiles.len() * TILE * PANEL, 0.0);
         for p in from / PANEL..to.min(self.outputs).div_ceil(PANEL) {
-            c.clear();
-            c.resize(x.rows.div_ceil(TILE) * TILE * PANEL, 0.0);
+            c.fill(0.0);
             let panel = &self.data[p * panel_len..][..panel_len];
             for (i, b) in panel.chunks(DEPTH * PANEL).enumerate() {
-                for (t, c) in c.chunks_exact_mut(TILE * PANEL).enumerate() {
-                    let a = &x.data[(t * self.inputs + i * DEPTH) * TILE..][..b.len() / PANEL * TILE];
-                    accumulate(x.rows - t * TILE, a, b, c);
-                }
+                // Weights are one long stream: while this block is in use, the next one is fetched.
+                let next = &self.data[(p * panel_len + i * DEPTH * PANEL + b.len()).min(self.data.len())..];
+                let a = Strip { data: &x.data[i * DEPTH * TILE..], stride: self.inputs * TILE };
+                strip(x.rows, tiles.clone(), a, b, next, c);
             }
             emit(p * PANEL, c);
         }
@@ -122,100 +124,21 @@ impl Matrix {
     /// `y = x · Wᵀ`, or `y += x · Wᵀ`; `y` is `[row][outputs]`.
     pub(crate) fn apply(&self, x: &Tiles, c: &mut Vec<f32>, y: &mut [f32], add: bool) {
         let n = self.outputs;
-        self.product(x, 0, n, c, |first, c| {
-            let width = PANEL.min(n - first);
-            for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
-                let y = &mut y[first..first + width];
-                if add {
-                    y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
-                } else {
-                    y.copy_from_slice(&c[..width]);
+        for rows in x.blocks() {
+            let y = &mut y[rows.start * n..rows.end * n];
+            self.product(x, rows, (0, n), c, |first, c| {
+                let width = PANEL.min(n - first);
+                for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
+                    let y = &mut y[first..first + width];
+                    if add {
+                        y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
+                    } else {
+                        y.copy_from_slice(&c[..width]);
+                    }
                 }
-            }
-        });
-    }
-}
-
-/// `c += a · b` for one tile and one panel: `a [depth][TILE]`, `b [depth][PANEL]`, `c [TILE][PANEL]`.
-///
-/// Only the first `rows` rows need be computed; the chain of each element starts at its value in `c`.
-pub(crate) fn accumulate(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f")]
-        fn avx512(a: &[f32], b: &[f32], c: &mut [f32]) {
-            whole(a, b, c);
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-            halves::<true>(rows, a, b, c);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature the function is compiled for was just detected.
-            return unsafe { avx512(a, b, c) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features the function is compiled for were just detected.
-            return unsafe { avx2(rows, a, b, c) };
+            });
         }
     }
-    halves::<FUSED_BY_DEFAULT>(rows, a, b, c);
-}
-
-/// Half a tile of sums. The compiler keeps exactly this size in registers; a whole tile in one array
-/// it vectorises across the rows, which is slower by an order of magnitude.
-type Sums = [[f32; PANEL]; HALF];
-
-#[inline(always)]
-fn load(c: &[f32]) -> Sums {
-    let mut sums = [[0.0; PANEL]; HALF];
-    for (sum, c) in sums.iter_mut().zip(c.chunks_exact(PANEL)) {
-        sum.copy_from_slice(c);
-    }
-    sums
-}
-
-#[inline(always)]
-fn store(sums: &Sums, c: &mut [f32]) {
-    for (sum, c) in sums.iter().zip(c.chunks_exact_mut(PANEL)) {
-        c.copy_from_slice(sum);
-    }
-}
-
-#[inline(always)]
-fn step<const FUSED: bool>(a: &[f32], b: &[f32], sums: &mut Sums) {
-    for i in 0..HALF {
-        for j in 0..PANEL {
-            sums[i][j] = mul_add::<FUSED>(a[i], b[j], sums[i][j]);
-        }
-    }
-}
-
-/// [`accumulate`] by halves of a tile, for sixteen vector registers.
-#[inline(always)]
-fn halves<const FUSED: bool>(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-    for first in (0..rows.min(TILE)).step_by(HALF) {
-        let c = &mut c[first * PANEL..][..HALF * PANEL];
-        let mut sums = load(c);
-        for (a, b) in a.chunks_exact(TILE).zip(b.chunks_exact(PANEL)) {
-            step::<FUSED>(&a[first..first + HALF], b, &mut sums);
-        }
-        store(&sums, c);
-    }
-}
-
-/// [`accumulate`] for thirty-two registers of a panel's width.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn whole(a: &[f32], b: &[f32], c: &mut [f32]) {
-    let (low, high) = c[..TILE * PANEL].split_at_mut(HALF * PANEL);
-    let mut sums = (load(low), load(high));
-    for (a, b) in a.chunks_exact(TILE).zip(b.chunks_exact(PANEL)) {
-        step::<true>(&a[..HALF], b, &mut sums.0);
-        step::<true>(&a[HALF..], b, &mut sums.1);
-    }
-    store(&sums.0, low);
-    store(&sums.1, high);
 }
 
 #[cfg(test)]
@@ -255,33 +178,6 @@ mod tests {
         for r in 0..rows {
             let alone = product(&x[r * inputs..][..inputs], 1, &w, inputs);
             assert_eq!(alone, all[r * outputs..][..outputs]);
-        }
-    }
-
-    #[test]
-    fn the_chain_is_the_same_wherever_the_depth_is_cut() {
-        let (a, b) = (noise(5, 90 * TILE), noise(6, 90 * PANEL));
-        let mut whole = vec![0.0; TILE * PANEL];
-        accumulate(TILE, &a, &b, &mut whole);
-        for cut in [1, 17, 89] {
-            let mut parts = vec![0.0; TILE * PANEL];
-            accumulate(TILE, &a[..cut * TILE], &b[..cut * PANEL], &mut parts);
-            accumulate(TILE, &a[cut * TILE..], &b[cut * PANEL..], &mut parts);
-            assert_eq!(parts, whole);
-        }
-    }
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn whole_tiles_and_halves_give_the_same_bits() {
-        let (a, b, start) = (noise(8, 40 * TILE), noise(9, 40 * PANEL), noise(10, TILE * PANEL));
-        let (mut at_once, mut by_halves, mut dispatched) = (start.clone(), start.clone(), start);
-        whole(&a, &b, &mut at_once);
-        halves::<true>(TILE, &a, &b, &mut by_halves);
-        accumulate(TILE, &a, &b, &mut dispatched);
-        assert_eq!(at_once, by_halves);
-        if is_x86_feature_detected!("fma") {
-            assert_eq!(dispatched, by_halves);
         }
     }
 

@@ -6,12 +6,15 @@
 
 mod attention;
 mod batch;
+mod best;
 mod closed_set;
 mod error;
 #[cfg(test)]
 mod fixtures_tests;
+mod forward;
 mod gguf;
 mod head;
+mod kernel;
 mod llama;
 mod math;
 mod matmul;
@@ -22,6 +25,7 @@ mod testing;
 mod tokenizer;
 mod trie;
 
+pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
 pub use llama::LocalModel;
