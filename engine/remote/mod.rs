@@ -230,7 +230,14 @@ impl LanguageModel for Remote {
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
-        let tokens = prompts.iter().map(|prompt| protocol::guess(prompt)).sum();
-        Ok(Cost { prompt_tokens: tokens, requests: prompts.len() as u64, ..Cost::default() })
+        // How many labels there are is not known here. A server that keeps beginnings, as those do
+        // that can be forced, computes a prompt once; draws are as many requests as there are draws.
+        let times = match self.settings.scoring() {
+            Scoring::Draws => u64::from(self.settings.draws()),
+            Scoring::Forced | Scoring::Steps => 1,
+        };
+        let tokens: u64 = prompts.iter().map(|prompt| protocol::guess(prompt)).sum();
+        let requests = times * prompts.len() as u64;
+        Ok(Cost { prompt_tokens: times * tokens, requests, ..Cost::default() })
     }
 }

@@ -78,6 +78,8 @@ fn draws_are_counted_with_seeds_of_their_own() {
     let with = r#"{"model":"m","api":"chat","draws":40,"smoothing":1.0,"timeout":"2s"}"#;
     let model = Remote::new(&base, settings(with), None).unwrap();
     let prompts = texts(&["<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n"]);
+    let price = model.price(&prompts).unwrap();
+    assert_eq!((price.requests, price.prompt_tokens), (40, 40 * (prompts[0].len() as u64 / 4 + 1)));
     let first = score(&model, &LABELS, &prompts).unwrap()[0].clone().unwrap();
     assert_eq!(first, score(&model, &LABELS, &prompts).unwrap()[0].clone().unwrap());
     let mass: f32 = first.iter().map(|l| l.exp()).sum();
