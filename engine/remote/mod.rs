@@ -87,7 +87,7 @@ impl Remote {
     pub fn new(base: &str, settings: Settings, price: Option<Price>) -> Result<Self, String> {
         let base = server(base)?;
         Ok(Remote {
-            identity: settings.identity(&base),
+            identity: blake3::hash(settings.identity(&base).as_bytes()).to_hex().to_string(),
             client: Client::new(&base, &settings, price),
             settings,
             paths: Mutex::default(),

@@ -20,7 +20,7 @@ import time
 import urllib.parse
 
 FAULTS = ["429", "429 wait", "500", "hang", "cut body", "cut json", "closed"]
-HANG = 12.0
+HANG = 6.0
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

@@ -59,6 +59,34 @@ fn forcing_and_stepping_give_the_log_probability_of_every_label() {
 }
 
 #[test]
+fn a_model_is_what_decides_its_answers() {
+    let digest = |base: &str, with: &str| {
+        Remote::new(base, settings(&format!("{{\"model\":\"m\"{with}}}")), None).unwrap().digest()
+    };
+    let base = "http://127.0.0.1:1/v1";
+    let plain = digest(base, "");
+    assert!(plain.len() == 64 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()), "{plain}");
+    assert_eq!(plain, digest("http://127.0.0.1:1/v1/", ""));
+    let limits = r#","concurrency":9,"timeout":"3s","connect":"2s","retries":1,"backoff":"1s","max_wait":"9s",
+        "requests_per_minute":5,"tokens_per_minute":7,"budget":{"calls":3},"breaker":{"after":2},"top":7"#;
+    assert_eq!(plain, digest(base, limits), "limits are no part of it, nor a list that only saves requests");
+    let others = [
+        r#","revision":"2""#,
+        r#","scoring":"steps""#,
+        r#","scoring":"steps","top":7"#,
+        r#","scoring":"draws""#,
+        r#","api":"chat""#,
+        r#","api":"chat","draws":3"#,
+        r#","api":"chat","constrain":true"#,
+        r#","end":"</s>""#,
+        r#","extra":{"top_k":0}"#,
+    ];
+    let mut seen: std::collections::BTreeSet<String> = others.iter().map(|with| digest(base, with)).collect();
+    seen.extend([plain, digest("http://127.0.0.1:2/v1", "")]);
+    assert_eq!(seen.len(), others.len() + 2);
+}
+
+#[test]
 fn a_label_out_of_the_top_gets_a_bound() {
     let (_server, base) = Server::start();
     let few = r#"{"model":"m","scoring":"steps","top":2,"timeout":"2s"}"#;
