@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     align::scored,
+    chat::spoken,
     choosing::{Best, Choosing, Question},
     label_policy::LabelPrior,
     language_model::{Answered, LanguageModel},
@@ -54,7 +55,7 @@ impl<Q: Fn(&LabelPrior, &Row) -> Question + Send + Sync> InferKernel for ChooseL
         let prior = present::<LabelPrior>(artifact)?;
         let questions: Vec<Question> = requests.iter().map(|row| (self.question)(prior, row)).collect();
         let how = Choosing { prior: prior.prior.clone(), temperature: self.temperature, count: self.count };
-        self.model.choose(&prior.labels, &how, &questions, &mut |at, best| {
+        self.model.choose(&spoken(&prior.labels), &how, &questions, &mut |at, best| {
             answered(at, best.map(|best| Row::from([cells(prior, best)])))
         })
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::CategoryTable,
+    chat::spoken,
     language_model::{Answered, LanguageModel, gather},
     operator::{Inputs, Problem},
     ordered::encode_row,
@@ -67,7 +68,7 @@ pub(crate) fn fit_prior(
             return Err("the label set is empty: no category has enough clicks".into());
         }
         let (scores, _) =
-            gather(1, |answered| model.score(&names, std::slice::from_ref(&neutral), answered))?;
+            gather(1, |answered| model.score(&spoken(&names), std::slice::from_ref(&neutral), answered))?;
         let prior = scores.into_iter().next().ok_or("the model gave no answer")??;
         let parts = table.labels.values().map(|label| label.parts.clone()).collect();
         Ok(LabelPrior { labels: names, parts, prior })
@@ -100,8 +101,9 @@ impl InferKernel for ScoreLabels {
     ) -> Result<Cost, CallError> {
         let table = present::<CategoryTable>(artifact)?;
         let row = |scores: Vec<f32>| Row::from([Value::floats(&scores)]);
-        self.0
-            .score(&table.names(), &Self::prompts(requests), &mut |at, scores| answered(at, scores.map(row)))
+        self.0.score(&spoken(&table.names()), &Self::prompts(requests), &mut |at, scores| {
+            answered(at, scores.map(row))
+        })
     }
 
     fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::domain_of,
-    chat::chat_safe,
+    chat::{NAME_LIMIT, chat_safe},
     operator::{Described, Inputs, Operator, Problem, Problems},
     ordered::encode_row,
     row::{Row, Value},
@@ -57,8 +57,6 @@ pub(crate) struct Template(Arc<Environment<'static>>);
 
 /// Steps a template may take, so that none can hang.
 const FUEL: u64 = 100_000;
-/// Characters of one category name that reach a prompt, at most.
-const NAME_LIMIT: usize = 120;
 /// Characters of a profile that reach a prompt, at most.
 const PROFILE_LIMIT: usize = 2000;
 
@@ -92,7 +90,7 @@ impl Template {
     pub(crate) fn render(&self, group: &str, profile: &str, recent: &[Value]) -> Result<String, String> {
         let recent: Vec<String> =
             recent.iter().filter_map(Value::as_text).map(|name| chat_safe(name, NAME_LIMIT)).collect();
-        let profile = chat_safe(profile, PROFILE_LIMIT);
+        let (group, profile) = (chat_safe(group, NAME_LIMIT), chat_safe(profile, PROFILE_LIMIT));
         let template = self.0.get_template("prompt").map_err(|e| e.to_string())?;
         template.render(context! { group, profile, recent }).map_err(|e| e.to_string())
     }
