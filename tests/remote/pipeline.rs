@@ -99,7 +99,7 @@ fn drawing(server: &Server, bench: &mut Bench, base: &str) {
     bench.epoch("labels", common::first()).unwrap();
     let state = server.state.lock().unwrap();
     let mut known: Vec<String> = Vec::new();
-    for ((path, body), _) in &state.answered {
+    for (path, body) in state.answered.keys() {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         if path == "/tokenize" && body["add_special"] == false {
             known.push(body["content"].as_str().unwrap().to_string());
