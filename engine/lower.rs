@@ -3,6 +3,7 @@
 //! The only stage that knows the registry. It goes on after a mistake, so that one look at a
 //! pipeline tells everything that is wrong with it.
 
+mod lineage;
 mod models;
 mod names;
 mod order;
@@ -18,13 +19,14 @@ use std::{
 
 use coea_operators::{
     operator::{Input, Inputs, Model, Problem},
-    shape::{Graph, Shape},
+    shape::Graph,
 };
 
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, SourceText, Span, Spanned, did_you_mean},
     models::ModelProvider,
     plan::{Debounce, Plan, PlanNode, PlanSink},
+    price::Price,
     registry::Registry,
     sinks::KvSink,
     spec::{Named, NodeSpec, Spec},
@@ -49,13 +51,14 @@ pub fn lower(
         graph: Graph::default(),
         outputs: BTreeMap::new(),
         broken: spec.unread.clone(),
+        prices: BTreeMap::new(),
     };
     lowering.check_names();
     let sources = lowering.sources();
     let models = lowering.models();
     let nodes = lowering.nodes(&models);
     let sinks = lowering.sinks(&nodes);
-    let Lowering { mut problems, graph, .. } = lowering;
+    let Lowering { mut problems, graph, prices, .. } = lowering;
     if problems.has_errors() {
         problems.sort();
         return Err(problems);
@@ -67,9 +70,10 @@ pub fn lower(
         nodes,
         sinks,
         leaves: graph.leaves,
+        prices,
         lineage: Vec::new(),
     };
-    plan.lineage = lineage(&plan);
+    plan.lineage = lineage::lineage(&plan);
     Ok(plan)
 }
 
@@ -83,28 +87,6 @@ fn hash(parts: &[&str]) -> String {
     hasher.finalize().to_hex()[..32].to_string()
 }
 
-/// Per leaf: its node's logic, its role, and the lineage of what it reads.
-fn lineage(plan: &Plan) -> Vec<String> {
-    let mut lineage: Vec<String> = Vec::with_capacity(plan.leaves.len());
-    for (at, leaf) in plan.leaves.iter().enumerate() {
-        let logic = match &leaf.shape {
-            Shape::Source(source) => plan.sources[*source].logic.as_str(),
-            _ => plan.nodes.iter().find(|n| n.name == leaf.node).map_or("", |n| n.logic.as_str()),
-        };
-        let place = format!("{} {}", at - first_of(plan, at), leaf.role);
-        let reads = leaf.shape.reads();
-        let mut parts = vec![logic, place.as_str()];
-        parts.extend(reads.iter().map(|read| lineage[*read].as_str()));
-        lineage.push(hash(&parts));
-    }
-    lineage
-}
-
-/// The first leaf of the node that a leaf belongs to.
-fn first_of(plan: &Plan, leaf: usize) -> usize {
-    plan.nodes.iter().find(|n| n.name == plan.leaves[leaf].node).map_or(leaf, |n| n.first_leaf)
-}
-
 struct Lowering<'a> {
     spec: &'a Spec,
     folder: &'a Path,
@@ -116,6 +98,8 @@ struct Lowering<'a> {
     outputs: BTreeMap<String, Input>,
     /// Names whose own entry is wrong: a reference to one is no mistake of its own.
     broken: BTreeSet<String>,
+    /// What models cost, by name.
+    prices: BTreeMap<String, Price>,
 }
 
 impl Lowering<'_> {

@@ -12,7 +12,11 @@ use coea_operators::{
     shape::{CallError, Cost},
 };
 
-use crate::fetch;
+use crate::{
+    fetch,
+    price::Price,
+    remote::{Remote, settings::Settings},
+};
 
 /// Gives the language model behind a `base`.
 pub trait ModelProvider {
@@ -21,6 +25,24 @@ pub trait ModelProvider {
     /// # Errors
     /// If there can be no such model.
     fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String>;
+
+    /// The model of a server, whose URL `base` is; nothing is sent until it is asked.
+    ///
+    /// # Errors
+    /// If it is not the URL of a server.
+    fn remote(
+        &self,
+        base: &str,
+        settings: Settings,
+        price: Option<Price>,
+    ) -> Result<Arc<dyn LanguageModel>, String> {
+        Ok(Arc::new(Remote::new(base, settings, price)?))
+    }
+}
+
+/// Whether a `base` is the URL of a server.
+pub fn is_remote(base: &str) -> bool {
+    base.starts_with("http://") || base.starts_with("https://")
 }
 
 /// Models from the registry, or from the user's own files.
@@ -29,6 +51,9 @@ pub struct RealModels;
 
 impl ModelProvider for RealModels {
     fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String> {
+        if is_remote(base) {
+            return Err("a server also needs the model's name; use it in a pipeline".to_string());
+        }
         let digest = fetch::model_digest(base).map_err(|e| e.to_string())?;
         Ok(Arc::new(Embedded {
             base: base.to_string(),

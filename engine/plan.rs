@@ -4,7 +4,7 @@
 //! oracle and the cost model are straight walks. Nothing here knows YAML, the registry, a database
 //! or a dataflow.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use coea_operators::{
     row::{Keyed, Row, Value},
@@ -14,6 +14,7 @@ use coea_operators::{
 
 use crate::{
     connectors::{SourceConnector, SourceTable},
+    price::Price,
     sinks::KvSink,
 };
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub sinks: Vec<PlanSink>,
     /// The graph; a leaf comes after those it reads.
     pub leaves: Vec<Leaf>,
+    /// What models cost, by name.
+    pub prices: BTreeMap<String, Price>,
     /// Per leaf: hash of what it computes and of everything upstream.
     pub lineage: Vec<String>,
 }

@@ -30,9 +30,13 @@ pub enum CallError {
     /// It was tried and failed.
     #[error("{0}")]
     Failed(KernelError),
-    /// It was not tried, because the file of a model cannot be had or read.
+    /// It was not tried, because a model's file cannot be had or read, or its server not
+    /// be reached.
     #[error("{0}")]
     Unavailable(String),
+    /// It was not tried, or not further, because a budget is spent.
+    #[error("{0}")]
+    Spent(String),
 }
 
 impl From<KernelError> for CallError {
@@ -98,6 +102,8 @@ pub struct Cost {
     pub reused_prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
+    /// Requests to a server; none for a model of this machine.
+    pub requests: u64,
 }
 
 impl std::ops::AddAssign for Cost {
@@ -105,6 +111,7 @@ impl std::ops::AddAssign for Cost {
         self.prompt_tokens += other.prompt_tokens;
         self.reused_prompt_tokens += other.reused_prompt_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.requests += other.requests;
     }
 }
 

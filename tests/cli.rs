@@ -225,7 +225,7 @@ fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
     case(
         "nodes:",
         "models: { m: { kind: csa_encoder, price: { token: 1 } } }\nnodes:",
-        &["prices of models"],
+        &["a csa_encoder has no price", "remove it"],
     );
     let text = text.replacen("nodes:", "models: { m: { kind: csa_encoder } }\nnodes:", 1);
     place.write("bad.yaml", &text.replacen("op: click_filter,", "op: click_filter, model: m,", 1));

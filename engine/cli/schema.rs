@@ -7,11 +7,13 @@ use super::{Failure, operators::about, output};
 use crate::{
     connectors::SourceConnector,
     registry::Registry,
+    remote::settings::Settings,
     sinks::KvSink,
     spec::{Catalogue, TypeDoc, json_schema},
 };
 
-/// What a model can be, with a line for the user; none of them takes parameters.
+/// What a model can be, with a line for the user; those with a `base` take parameters where it is
+/// the URL of a server.
 const MODEL_KINDS: [(&str, &str); 4] = [
     ("language_model", "A language model that proposes; it has a `base`."),
     ("reward_model", "A language model that judges; it has a `base`."),
@@ -42,7 +44,13 @@ pub fn pipeline_schema(registry: &Registry) -> Json {
         .map(|(entry, doc)| TypeDoc { name: entry.name, doc, schema: (entry.schema)().to_value() })
         .collect();
     let none = json!({ "type": "object", "additionalProperties": false });
-    let models = MODEL_KINDS.map(|(name, doc)| TypeDoc { name, doc, schema: none.clone() });
+    // What an embedded model must not have, one on a server must: neither can be required here.
+    let mut server = schema_for!(Settings).to_value();
+    server.as_object_mut().map(|schema| schema.remove("required"));
+    let models = MODEL_KINDS.map(|(name, doc)| {
+        let schema = if name.ends_with("_model") { server.clone() } else { none.clone() };
+        TypeDoc { name, doc, schema }
+    });
     let connectors = SourceConnector::json_schemas().map(|(name, schema)| (name, schema.to_value()));
     let lines: Vec<String> = connectors.iter().map(|(_, schema)| first_line(schema)).collect();
     let sources: Vec<TypeDoc<'_>> = connectors

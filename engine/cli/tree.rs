@@ -96,8 +96,12 @@ fn summary(report: &Report) -> String {
     }
     let about = if report.dry { ", about" } else { "," };
     let mut out = format!(
-        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s\n"
+        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s"
     );
+    if let Some((money, currency)) = report.money() {
+        let _ = write!(out, ", {money:.4} {currency}");
+    }
+    out.push('\n');
     for (name, at) in &report.sinks {
         let node = &report.nodes[*at];
         let _ = writeln!(out, "{name}: {} keys change", count(node.changed, node.changed_basis));

@@ -1,11 +1,17 @@
 //! The models of a pipeline, and which of them a node may name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use coea_operators::operator::Model;
+use coea_operators::{language_model::LanguageModel, operator::Model};
 
 use super::Lowering;
-use crate::{diagnostic::did_you_mean, spec::NodeSpec};
+use crate::{
+    diagnostic::did_you_mean,
+    models::is_remote,
+    price::Price,
+    remote::settings::Settings,
+    spec::{Block, ModelSpec, Named, NodeSpec},
+};
 
 /// The kinds of models there are.
 const MODEL_KINDS: [&str; 4] = ["language_model", "reward_model", "csa_encoder", "rq_quantizer"];
@@ -23,36 +29,103 @@ impl Lowering<'_> {
                 self.broken.insert(name);
                 continue;
             }
-            for (block, what) in [(&named.spec.with, "parameters"), (&named.spec.price, "prices")] {
-                if !block.is_empty() {
-                    let help = Some("remove them".to_string());
-                    self.error(&block.span_of(&[]), format!("{what} of models are not built yet"), help);
-                }
-            }
-            let language = match (&named.spec.base, kind.ends_with("_model")) {
-                (Some(base), true) => match self.provider.language(base) {
-                    Ok(model) => Some(model),
-                    Err(message) => {
-                        self.error(&base.span, message, None);
-                        self.broken.insert(name.clone());
-                        None
-                    }
-                },
-                (None, true) => {
-                    let help = "add `base: smollm2-135m-instruct`, or the path of a GGUF file".to_string();
-                    self.error(&kind.span, format!("a {} needs a base", kind.value), Some(help));
+            let language = match kind.ends_with("_model") {
+                true => self.language(named),
+                false => {
+                    self.fitted(named);
                     None
                 }
-                (Some(base), false) => {
-                    let help = Some("remove it".to_string());
-                    self.error(&base.span, format!("a {} has no base; it is fitted", kind.value), help);
-                    None
-                }
-                (None, false) => None,
             };
+            if language.is_none() && kind.ends_with("_model") {
+                self.broken.insert(name);
+                continue;
+            }
             models.insert(name.clone(), Model { name, kind: kind.value.clone(), language });
         }
         models
+    }
+
+    /// The language model of an entry, embedded or on a server.
+    fn language(&mut self, named: &Named<ModelSpec>) -> Option<Arc<dyn LanguageModel>> {
+        let ModelSpec { kind, base, with, .. } = &named.spec;
+        let price = self.price(named)?;
+        let Some(base) = base else {
+            let help = "add `base: smollm2-135m-instruct`, the path of a GGUF file, or the URL of a server";
+            self.error(&kind.span, format!("a {} needs a base", kind.value), Some(help.to_string()));
+            return None;
+        };
+        let model = match is_remote(base) {
+            true => {
+                let settings = self.settings(with, price.as_ref())?;
+                self.provider.remote(base, settings, price)
+            }
+            false if with.is_empty() => self.provider.language(base),
+            false => {
+                let help = "remove them, or write the URL of a server as `base`".to_string();
+                let message = "only a model on a server takes parameters";
+                self.error(&with.span_of(&[]), message, Some(help));
+                return None;
+            }
+        };
+        model.map_err(|message| self.error(&base.span, message, None)).ok()
+    }
+
+    /// The parameters of a model on a server.
+    fn settings(&mut self, with: &Block, price: Option<&Price>) -> Option<Settings> {
+        let settings: Settings = match with.parse("a model on a server") {
+            Ok(settings) => settings,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return None;
+            }
+        };
+        let wrong = settings.check(price);
+        for (path, message) in &wrong {
+            let name = path.join(".");
+            self.error(&with.span_of(path), format!("`{name}` of a model on a server {message}"), None);
+        }
+        wrong.is_empty().then_some(settings)
+    }
+
+    /// The price of a model's tokens, noted by its name; `None` if it is wrong.
+    fn price(&mut self, named: &Named<ModelSpec>) -> Option<Option<Price>> {
+        let block = &named.spec.price;
+        if block.is_empty() {
+            return Some(None);
+        }
+        let price: Price = match block.parse("the price of a model") {
+            Ok(price) => price,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return None;
+            }
+        };
+        if let Err((field, message)) = price.check() {
+            self.error(&block.span_of(&[field]), message, None);
+            return None;
+        }
+        if let Some(other) = self.prices.values().find(|other| other.currency != price.currency) {
+            let message = format!("a price in {}, and another in {}", price.currency, other.currency);
+            let help = Some("write all prices of a pipeline in one currency".to_string());
+            self.error(&block.span_of(&["currency"]), message, help);
+            return None;
+        }
+        self.prices.insert(named.name.value.clone(), price.clone());
+        Some(Some(price))
+    }
+
+    /// What a model that the pipeline fits has no use for.
+    fn fitted(&mut self, named: &Named<ModelSpec>) {
+        let ModelSpec { kind, base, with, price } = &named.spec;
+        let given = [
+            base.as_ref().map(|base| (base.span.clone(), "base")),
+            (!with.is_empty()).then(|| (with.span_of(&[]), "parameters")),
+            (!price.is_empty()).then(|| (price.span_of(&[]), "price")),
+        ];
+        for (span, what) in given.into_iter().flatten() {
+            let message = format!("a {} has no {what}; it is fitted", kind.value);
+            self.error(&span, message, Some("remove it".to_string()));
+        }
     }
 
     /// The model a node names: `Some(None)` if it names none, `None` if the name is wrong.

@@ -46,12 +46,20 @@ pub enum RunError {
         /// What it could not do.
         cause: String,
     },
-    /// A model's file.
+    /// A model's file, or its server.
     #[error("{node}: {cause}")]
     Unavailable {
         /// The node that needs the model.
         node: String,
         /// Why it cannot be had, and what to do.
+        cause: String,
+    },
+    /// A model's budget.
+    #[error("stopped at {node}: {cause}; answers so far are kept: run again to go on")]
+    Spent {
+        /// The node that asked.
+        node: String,
+        /// Which budget.
         cause: String,
     },
     /// The budget.
@@ -72,6 +80,7 @@ impl RunError {
         match error.into() {
             CallError::Failed(cause) => RunError::Node { node, cause },
             CallError::Unavailable(cause) => RunError::Unavailable { node, cause },
+            CallError::Spent(cause) => RunError::Spent { node, cause },
         }
     }
 
@@ -82,7 +91,7 @@ impl RunError {
             RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } => 1,
             RunError::Source { error, .. } => error.exit_code(),
             RunError::Unavailable { .. } => 66,
-            RunError::Budget(_) => 4,
+            RunError::Budget(_) | RunError::Spent { .. } => 4,
             RunError::SourceChanged(_) => 78,
             RunError::StalePlan(_) => 3,
         }

@@ -63,6 +63,8 @@ pub struct NodeReport {
     pub calls: CallReport,
     /// Requests that wait afterwards, to be asked together with later ones.
     pub backlog: u64,
+    /// What the calls cost, and the currency, where their model has a price.
+    pub money: Option<(f64, String)>,
     /// Whether it calls a model at all.
     pub infers: bool,
     /// Whether the model is a language model.
@@ -121,6 +123,7 @@ impl Driver<'_> {
                 changed_keys: change.keys,
                 calls,
                 backlog: infers.iter().map(|leaf| self.backlog(*leaf)).sum(),
+                money: self.money(node.model.as_deref(), &calls),
                 infers: !infers.is_empty(),
                 language: infers.iter().any(|leaf| self.language(*leaf)),
                 calls_basis: Basis::Exact,
@@ -154,6 +157,7 @@ impl Driver<'_> {
             calls: CallReport::default(),
             backlog: self.infers_of(&node.name).map(|leaf| self.backlog(leaf)).sum(),
             infers: self.infers_of(&node.name).next().is_some(),
+            money: None,
             language: false,
             calls_basis: Basis::Exact,
             changed_basis: Basis::Exact,
@@ -174,6 +178,11 @@ impl Driver<'_> {
 
     fn infers_of(&self, node: &str) -> impl Iterator<Item = LeafId> {
         self.plan.infers().filter(move |leaf| self.plan.leaves[*leaf].node == node)
+    }
+
+    fn money(&self, model: Option<&str>, calls: &CallReport) -> Option<(f64, String)> {
+        let price = self.plan.prices.get(model?)?;
+        Some((price.of(&calls.cost), price.currency.clone()))
     }
 
     fn language(&self, leaf: LeafId) -> bool {
@@ -269,6 +278,14 @@ impl Report {
     /// Calls of language models.
     pub fn language_calls(&self) -> u64 {
         self.nodes.iter().filter(|node| node.language).map(|node| node.calls.calls).sum()
+    }
+
+    /// What the calls of language models cost, and the currency, where there is a price.
+    pub fn money(&self) -> Option<(f64, &str)> {
+        let priced = self.nodes.iter().filter_map(|node| node.money.as_ref());
+        priced.fold(None, |sum, (money, currency)| {
+            Some((sum.map_or(0.0, |(sum, _)| sum) + money, currency.as_str()))
+        })
     }
 
     /// The summary of calls by node name.

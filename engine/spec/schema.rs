@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use crate::price::Price;
+
 /// An operator, connector or model kind, as the schema shows it.
 #[derive(Clone, Debug)]
 pub struct TypeDoc<'a> {
@@ -79,7 +81,7 @@ struct Model {
     /// The model it starts from.
     base: Option<String>,
     /// What calls cost.
-    price: Option<Map<String, Value>>,
+    price: Option<Price>,
     /// The kind's parameters.
     with: Option<Map<String, Value>>,
 }

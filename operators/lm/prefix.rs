@@ -108,7 +108,7 @@ impl<'a> Plan<'a> {
         Cost {
             prompt_tokens: computed as u64,
             reused_prompt_tokens: (all - computed) as u64,
-            completion_tokens: 0,
+            ..Cost::default()
         }
     }
 

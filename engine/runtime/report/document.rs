@@ -1,4 +1,7 @@
-//! The report as JSON: one document for `plan` and `run`, so that a script that reads one reads both.
+//! The report of an epoch as the document of the contract.
+//!
+//! Apart from the report itself, because other programs read it: what is renamed in here is broken
+//! for them, and what they have no use for may come and go there.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -16,6 +19,19 @@ impl Report {
             inference.cost += node.calls.cost;
             inference.seconds += node.calls.seconds;
         }
+        let mut language = json!({
+            "calls": inference.calls,
+            "memo_hits": inference.memo_hits,
+            "prompt_tokens": inference.cost.prompt_tokens,
+            "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
+            "completion_tokens": inference.cost.completion_tokens,
+            "requests": inference.cost.requests,
+            "seconds": round(inference.seconds),
+        });
+        if let Some((money, currency)) = self.money() {
+            language["money"] = json!(money);
+            language["currency"] = json!(currency);
+        }
         json!({
             "schema": schema,
             "pipeline": self.pipeline,
@@ -24,13 +40,7 @@ impl Report {
             "spec_changes": self.spec_changes.iter()
                 .map(|(node, kind)| json!({ "node": node, "kind": kind })).collect::<Vec<_>>(),
             "nodes": self.nodes.iter().map(node_json).collect::<Vec<_>>(),
-            "inference": {
-                "calls": inference.calls,
-                "memo_hits": inference.memo_hits,
-                "prompt_tokens": inference.cost.prompt_tokens,
-                "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
-                "seconds": round(inference.seconds),
-            },
+            "inference": language,
             "sinks": self.sinks.iter().map(|(name, at)| self.sink_json(name, *at)).collect::<Vec<_>>(),
             "seconds": round(self.seconds),
         })
@@ -68,7 +78,7 @@ fn node_json(node: &NodeReport) -> Json {
         true => json!(node.calls_basis.word()),
         false => json!({ "calls": node.calls_basis.word(), "changed": node.changed_basis.word() }),
     };
-    json!({
+    let mut report = json!({
         "node": node.node,
         "op": node.op,
         "keys": node.keys,
@@ -78,5 +88,10 @@ fn node_json(node: &NodeReport) -> Json {
         "errors": node.calls.errors,
         "backlog": node.backlog,
         "basis": basis,
-    })
+    });
+    if let Some((money, currency)) = &node.money {
+        report["money"] = json!(money);
+        report["currency"] = json!(currency);
+    }
+    report
 }
