@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{KeyValues, Sight};
+use super::attention::{Heads, KeyValues, Sight};
 
 /// One token of a tree that grows from the last token of a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,17 @@ impl Prefix {
     pub(crate) fn new(parent: Option<Arc<Prefix>>, tokens: usize, layers: Vec<KeyValues>) -> Self {
         let end = parent.as_ref().map_or(0, |parent| parent.end) + tokens;
         Self { parent, end, layers }
+    }
+
+    /// Appends one token's keys and values, by layer, to the last piece of the chain.
+    pub(crate) fn grow(&mut self, heads: Heads, token: &[KeyValues]) {
+        self.end += 1;
+        self.layers.iter_mut().zip(token).for_each(|(layer, more)| layer.append(heads, more));
+    }
+
+    /// Tokens in the chain.
+    pub(crate) fn end(&self) -> usize {
+        self.end
     }
 
     /// The pieces of the chain in one layer, first to last.

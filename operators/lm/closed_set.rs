@@ -68,7 +68,7 @@ pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmErro
     Ok(Plan::new(&prompts).cost())
 }
 
-fn tokenise(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
+pub(crate) fn tokenise(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
     prompts.iter().map(|prompt| tokenizer.encode(prompt, true)).collect()
 }
 

@@ -47,6 +47,14 @@ pub enum LmError {
     /// A prompt without tokens: there is nothing to condition on.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// A way of writing texts that cannot be followed.
+    #[error("{parameter}: {reason}")]
+    Writing {
+        /// Which part of it.
+        parameter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A prompt and its longest answer do not fit the context the model was trained for.
     #[error("the prompt needs {needed} positions with its answer, the model has {available}")]
     TooLong {

@@ -8,7 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::attention::{Heads, KeyValues, Scratch, attend};
+use rayon::prelude::*;
+
+use super::attention::{Heads, KeyValues, Scratch, Sight, attend};
 use super::batch::{Layout, Prefix, Sequence};
 use super::error::LmError;
 use super::gguf::{Gguf, unpermute};
@@ -147,6 +149,40 @@ impl Layer {
     }
 }
 
+/// Which threads work on a pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The one that asked, while others take other passes.
+    One,
+    /// All of the current pool, on a pass of one token per sequence that everything waits for.
+    All,
+}
+
+/// Attention of a pass of one token per sequence, each on a thread of its own: the keys and values
+/// of every token, in order.
+fn step(
+    heads: Heads,
+    layer: usize,
+    sequences: &[Sequence],
+    projected: &[f32],
+    mixed: &mut [f32],
+) -> Vec<KeyValues> {
+    let rows =
+        projected.par_chunks_exact(heads.row_width()).zip(mixed.par_chunks_exact_mut(heads.query_width()));
+    let attend = |((row, mixed), sequence): ((&[f32], &mut [f32]), &Sequence)| {
+        assert!(sequence.rows() == 1 && sequence.tree.is_empty(), "a step is one token per sequence");
+        let mut own = KeyValues::default();
+        own.pack(heads, row, 0, 1);
+        let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(layer));
+        path.push(&own);
+        let prompt = sequence.prefix.map_or(0, Prefix::end) + 1;
+        let sight = Sight { prompt, ancestors: Vec::new() };
+        attend(heads, row, 0, &[sight], &path, &mut Scratch::default(), mixed);
+        own
+    };
+    rows.zip(sequences).map(attend).collect()
+}
+
 /// The weights of a llama network.
 pub(crate) struct Llama {
     sizes: Sizes,
@@ -208,17 +244,32 @@ impl Llama {
     pub(crate) fn extend(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> Prefix {
         let mut layers = Vec::with_capacity(self.sizes.layers);
         let sequence = Sequence { prefix: parent.as_deref(), tokens, tree: &[] };
-        self.forward(&[sequence], &mut |keys_values| layers.push(std::mem::take(keys_values)));
+        self.forward(&[sequence], Threads::One, &mut |keys_values| layers.push(std::mem::take(keys_values)));
         Prefix::new(parent, tokens.len(), layers)
+    }
+
+    /// Hidden states of all rows, and of each sequence the keys and values of its tokens by layer.
+    pub(crate) fn read(&self, sequences: &[Sequence], threads: Threads) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
+        let mut seen: Vec<Vec<KeyValues>> = sequences.iter().map(|_| Vec::new()).collect();
+        let mut order = (0..sequences.len()).cycle();
+        let hidden = self.forward(sequences, threads, &mut |keys_values| {
+            order.by_ref().take(1).for_each(|at| seen[at].push(std::mem::take(keys_values)));
+        });
+        (hidden, seen)
     }
 
     /// Hidden states before the last norm, `[row][hidden]`, the rows of the sequences in order.
     pub(crate) fn hidden(&self, sequences: &[Sequence]) -> Vec<f32> {
-        self.forward(sequences, &mut |_| ())
+        self.forward(sequences, Threads::One, &mut |_| ())
     }
 
     /// `seen` gets the keys and values of the tokens of each sequence, layer by layer.
-    fn forward(&self, sequences: &[Sequence], seen: &mut dyn FnMut(&mut KeyValues)) -> Vec<f32> {
+    fn forward(
+        &self,
+        sequences: &[Sequence],
+        threads: Threads,
+        seen: &mut dyn FnMut(&mut KeyValues),
+    ) -> Vec<f32> {
         let Sizes { hidden, inner, heads, epsilon, .. } = self.sizes;
         let layout = Layout::new(sequences);
         let rows = layout.tokens.len();
@@ -229,14 +280,21 @@ impl Llama {
         let mut mixed = vec![0.0; rows * heads.query_width()];
         let mut wide = vec![0.0; rows * 2 * inner];
         let (mut tiles, mut panel, mut scratch) = (Tiles::default(), Vec::new(), Scratch::default());
+        let mut product = |matrix: &Matrix, tiles: &Tiles, y: &mut [f32], add| match threads {
+            Threads::One => matrix.apply(tiles, &mut panel, y, add),
+            Threads::All => matrix.apply_spread(tiles, y, add),
+        };
         let mut own = KeyValues::default();
         for (index, layer) in self.layers.iter().enumerate() {
             rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            layer.projection.apply(&tiles, &mut panel, &mut projected, false);
+            product(&layer.projection, &tiles, &mut projected, false);
             self.rotate(&rotation, &mut projected);
+            if threads == Threads::All {
+                step(heads, index, sequences, &projected, &mut mixed).iter_mut().for_each(&mut *seen);
+            }
             let mut first = 0;
-            for sequence in sequences {
+            for sequence in sequences.iter().filter(|_| threads == Threads::One) {
                 own.pack(heads, &projected, first, sequence.tokens.len());
                 let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(index));
                 path.push(&own);
@@ -246,14 +304,14 @@ impl Llama {
                 first += sequence.rows();
             }
             tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
-            layer.output.apply(&tiles, &mut panel, &mut x, true);
+            product(&layer.output, &tiles, &mut x, true);
 
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            layer.gate_up.apply(&tiles, &mut panel, &mut wide, false);
+            product(&layer.gate_up, &tiles, &mut wide, false);
             gate(&mut wide, inner);
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
-            layer.down.apply(&tiles, &mut panel, &mut x, true);
+            product(&layer.down, &tiles, &mut x, true);
         }
         x
     }

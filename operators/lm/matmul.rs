@@ -8,6 +8,8 @@
 //! prompt's answer are the same in every batch, by construction. `benches/language_model.rs`
 //! measures both.
 
+use rayon::prelude::*;
+
 use super::simd::{FUSED_BY_DEFAULT, mul_add};
 
 /// Columns of one packed panel of the right operand.
@@ -116,6 +118,32 @@ impl Matrix {
                 }
             }
             emit(p * PANEL, c);
+        }
+    }
+
+    /// [`Matrix::apply`] by all threads of the current pool, each a run of panels: for the few rows of
+    /// a decoding step, which all wait for each other. The bits are the same.
+    pub(crate) fn apply_spread(&self, x: &Tiles, y: &mut [f32], add: bool) {
+        let (n, rows) = (self.outputs, x.rows);
+        let each = n.div_ceil(PANEL).div_ceil(rayon::current_num_threads()) * PANEL;
+        let part = |first: usize| {
+            let (mut panel, mut part) = (Vec::new(), Vec::new());
+            self.product(x, first, (first + each).min(n), &mut panel, |_, c| {
+                part.extend_from_slice(&c[..rows * PANEL]);
+            });
+            part
+        };
+        let parts: Vec<Vec<f32>> = (0..n.div_ceil(each)).into_par_iter().map(|i| part(i * each)).collect();
+        for (first, c) in parts.iter().flat_map(|part| part.chunks_exact(rows * PANEL)).enumerate() {
+            let (first, width) = (first * PANEL, PANEL.min(n - first * PANEL));
+            for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
+                let y = &mut y[first..first + width];
+                if add {
+                    y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
+                } else {
+                    y.copy_from_slice(&c[..width]);
+                }
+            }
         }
     }
 
@@ -255,6 +283,26 @@ mod tests {
         for r in 0..rows {
             let alone = product(&x[r * inputs..][..inputs], 1, &w, inputs);
             assert_eq!(alone, all[r * outputs..][..outputs]);
+        }
+    }
+
+    #[test]
+    fn spread_over_threads_the_bits_are_the_same() {
+        let (rows, inputs, outputs) = (5, 300, 150);
+        let (x, w, start) =
+            (noise(13, rows * inputs), noise(14, outputs * inputs), noise(15, rows * outputs));
+        let matrix = Matrix::pack(&[&w], inputs);
+        let mut tiles = Tiles::default();
+        tiles.pack(rows, inputs, |r| &x[r * inputs..]);
+        for add in [false, true] {
+            let mut expected = start.clone();
+            matrix.apply(&tiles, &mut Vec::new(), &mut expected, add);
+            for threads in [1, 2, 3, 7] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut y = start.clone();
+                pool.install(|| matrix.apply_spread(&tiles, &mut y, add));
+                assert_eq!(y, expected, "{threads} threads");
+            }
         }
     }
 

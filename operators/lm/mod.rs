@@ -10,6 +10,7 @@ mod closed_set;
 mod error;
 #[cfg(test)]
 mod fixtures_tests;
+mod generate;
 mod gguf;
 mod head;
 mod llama;
@@ -21,9 +22,11 @@ mod simd;
 mod testing;
 mod tokenizer;
 mod trie;
+mod vocabulary;
 
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
+pub use generate::write_texts;
 pub use llama::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use trie::LabelTrie;

@@ -16,6 +16,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::error::LmError;
 use super::gguf::Gguf;
+use super::vocabulary::Vocabulary;
 
 /// `tokenizer.ggml.token_type` of control tokens, and of tokens users added.
 const CONTROL_TYPES: [usize; 2] = [3, 4];
@@ -30,6 +31,7 @@ struct Inner {
     /// Control tokens are text like any other.
     plain: Tokenizer,
     end: u32,
+    vocabulary: Vocabulary,
 }
 
 impl LmTokenizer {
@@ -66,7 +68,10 @@ impl LmTokenizer {
         };
         plain.with_decoder(Some(ByteLevel::new(false, true, true)));
         let types = file.integers("tokenizer.ggml.token_type")?;
-        let controls = tokens.iter().zip(types).filter(|(_, kind)| CONTROL_TYPES.contains(kind));
+        if types.len() != tokens.len() {
+            return Err(LmError::Malformed(format!("{} tokens, {} token types", tokens.len(), types.len())));
+        }
+        let controls = tokens.iter().zip(&types).filter(|(_, kind)| CONTROL_TYPES.contains(kind));
         let mut control = plain.clone();
         control
             .add_special_tokens(controls.map(|(token, _)| AddedToken::from((*token).to_owned(), true)))
@@ -75,7 +80,10 @@ impl LmTokenizer {
         if end >= tokens.len() {
             return Err(LmError::Malformed(format!("end token {end} of a vocabulary of {}", tokens.len())));
         }
-        Ok(Self(Arc::new(Inner { control, plain, end: end as u32 })))
+        let end = end as u32;
+        let of = |which: usize| types.iter().map(|kind| *kind == which).collect::<Vec<_>>();
+        let vocabulary = Vocabulary::byte_level(&tokens, &of(CONTROL_TYPES[1]), of(CONTROL_TYPES[0]), end)?;
+        Ok(Self(Arc::new(Inner { control, plain, end, vocabulary })))
     }
 
     /// Token ids of a text; no token is added at either end.
@@ -103,6 +111,11 @@ impl LmTokenizer {
             .control
             .decode(ids, false)
             .map_err(|e| LmError::Tokenise { text: format!("{ids:?}"), reason: e.to_string() })
+    }
+
+    /// What each token writes.
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.0.vocabulary
     }
 
     /// The token that ends an answer.
