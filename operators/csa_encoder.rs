@@ -6,20 +6,19 @@
 
 use std::collections::BTreeMap;
 
+mod encode;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::encode::Encode;
 use crate::{
     features::{Feature, FeatureTable, all_features},
-    language_model::Answered,
     nn::{CsaConfig, CsaEncoder as Network, Pool, Sequence},
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
-    shape::{
-        Artifact, CallError, Cost, Graph, InferKernel, KernelError, LeafId, Loaded, Progress, Snapshot,
-        present,
-    },
+    shape::{Artifact, CallError, Graph, KernelError, LeafId, Progress, Snapshot},
 };
 
 /// Encodes each user's filtered clicks, with sparse features prepended, into a vector.
@@ -235,44 +234,6 @@ fn fit(
         Network::fit(&sequences, items.len(), &features.sizes(), &operator.config(), &mut tell)
             .map_err(|e| e.to_string())?;
     Ok(FittedEncoder { items, features, network })
-}
-
-/// Users encoded at once.
-const BATCH: usize = 64;
-
-/// Encodes batches of users.
-struct Encode {
-    max_length: usize,
-}
-
-impl InferKernel for Encode {
-    fn logic(&self) -> String {
-        format!("csa_encoder/1 {}", self.max_length)
-    }
-
-    fn cheap(&self) -> bool {
-        true
-    }
-
-    fn run(
-        &self,
-        artifact: Option<&Loaded>,
-        requests: &[Row],
-        answered: &mut Answered<'_, Row>,
-    ) -> Result<Cost, CallError> {
-        let encoder = present::<FittedEncoder>(artifact)?;
-        for (chunk, first) in requests.chunks(BATCH).zip((0..).step_by(BATCH)) {
-            let sequence = |row| sequence(&encoder.items, &encoder.features, row, self.max_length);
-            let batch: Vec<Sequence> = chunk.iter().map(sequence).collect();
-            let vectors = encoder.network.encode(&batch).map_err(|e| e.to_string())?;
-            for (vector, at) in vectors.iter().zip(first..) {
-                if answered(at, Ok(Row::from([Value::floats(vector)]))).is_break() {
-                    return Ok(Cost::default());
-                }
-            }
-        }
-        Ok(Cost::default())
-    }
 }
 
 impl Operator for CsaEncoder {

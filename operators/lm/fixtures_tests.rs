@@ -11,7 +11,7 @@ use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
 use super::generate::tests::{satisfies, schemas};
 use super::generate::write_texts;
-use super::llama::LocalModel;
+use super::model::LocalModel;
 use super::testing::model_path;
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;

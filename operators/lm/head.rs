@@ -4,6 +4,8 @@
 //! are made in chunks of the vocabulary small enough to stay in the cache, folded into a running
 //! log-sum-exp, and the wanted ones copied out as they pass: they are never all in memory.
 
+use std::ops::Range;
+
 use super::math::{LogSumExp, rms_norm};
 use super::matmul::{Matrix, PANEL, Tiles};
 
@@ -58,15 +60,19 @@ impl Head {
 
         let mut totals = vec![LogSumExp::EMPTY; rows.len()];
         let mut logits = vec![0f64; edges.len()];
-        let mut next = wanted.iter().peekable();
-        self.chunks(&tiles, |start, width, chunk| {
-            for (total, chunk) in totals.iter_mut().zip(chunk.chunks_exact(CHUNK)) {
-                total.push(&chunk[..width]);
-            }
-            while let Some((token, place, i)) = next.next_if(|(token, ..)| *token < start + width) {
-                logits[*i] = chunk[place * CHUNK + token - start] as f64;
-            }
-        });
+        for block in tiles.blocks() {
+            let totals = &mut totals[block.clone()];
+            let asked = wanted.iter().filter(|(_, place, _)| block.contains(place));
+            let mut asked = asked.peekable();
+            self.chunks(&tiles, block.clone(), |start, width, chunk| {
+                for (total, chunk) in totals.iter_mut().zip(chunk.chunks_exact(CHUNK)) {
+                    total.push(&chunk[..width]);
+                }
+                while let Some((token, place, i)) = asked.next_if(|(token, ..)| *token < start + width) {
+                    logits[*i] = chunk[(place - block.start) * CHUNK + token - start] as f64;
+                }
+            });
+        }
         for (token, place, i) in wanted {
             assert!(token < self.weights.outputs(), "token {token} is in the vocabulary");
             logits[i] -= totals[place].value();
@@ -93,13 +99,13 @@ impl Head {
         tiles
     }
 
-    /// Calls `each(first_token, width, logits)` with `logits` as `[row][CHUNK]`.
-    fn chunks(&self, x: &Tiles, mut each: impl FnMut(usize, usize, &[f32])) {
-        let mut logits = vec![0.0; x.rows() * CHUNK];
+    /// Calls `each(first_token, width, logits)` with `logits` as `[row of the range][CHUNK]`.
+    fn chunks(&self, x: &Tiles, rows: Range<usize>, mut each: impl FnMut(usize, usize, &[f32])) {
+        let mut logits = vec![0.0; rows.len() * CHUNK];
         let mut panel = Vec::new();
         for start in (0..self.weights.outputs()).step_by(CHUNK) {
             let end = self.weights.outputs().min(start + CHUNK);
-            self.weights.product(x, start, end, &mut panel, |first, c| {
+            self.weights.product(x, rows.clone(), (start, end), &mut panel, |first, c| {
                 for (row, c) in logits.chunks_exact_mut(CHUNK).zip(c.chunks_exact(PANEL)) {
                     row[first - start..][..PANEL].copy_from_slice(c);
                 }

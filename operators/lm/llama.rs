@@ -5,116 +5,16 @@
 //! The rows of several sequences go through each weight matrix together; attention alone knows
 //! which row belongs where.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::attention::{Heads, KeyValues, Scratch, Sight, attend};
+use super::attention::{KeyValues, Scratch, attend};
 use super::batch::{Layout, Prefix, Sequence};
 use super::error::LmError;
-use super::gguf::{Gguf, unpermute};
 use super::head::Head;
 use super::math::{gate, rms_norm, rotate};
 use super::matmul::{Matrix, Tiles};
-use super::tokenizer::LmTokenizer;
-
-/// A loaded model with its tokenizer. Cheap to clone, shared between threads.
-#[derive(Clone)]
-pub struct LocalModel {
-    tokenizer: LmTokenizer,
-    network: Arc<Llama>,
-}
-
-impl LocalModel {
-    /// Loads a GGUF file, its weights dequantised to f32.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or holds a model other than a plain llama.
-    pub fn open(path: &Path) -> Result<Self, LmError> {
-        let mut file = Gguf::open(path)?;
-        let tokenizer = LmTokenizer::read(&file)?;
-        let sizes = Sizes::read(&file)?;
-        let network = Llama::load(sizes, &mut |name, shape| match file.tensor(name, shape) {
-            Ok(w) if name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight") => {
-                Ok(unpermute(&w, sizes.heads.size, shape[1]))
-            }
-            other => other,
-        })?;
-        Ok(Self { tokenizer, network: Arc::new(network) })
-    }
-
-    /// The tokenizer the model was trained with.
-    pub fn tokenizer(&self) -> &LmTokenizer {
-        &self.tokenizer
-    }
-
-    /// Bytes the weights take in memory.
-    pub fn memory_bytes(&self) -> usize {
-        self.network.bytes()
-    }
-
-    pub(crate) fn network(&self) -> &Llama {
-        &self.network
-    }
-}
-
-/// The sizes and constants of a network.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sizes {
-    pub(crate) layers: usize,
-    pub(crate) hidden: usize,
-    pub(crate) inner: usize,
-    pub(crate) vocab: usize,
-    pub(crate) context: usize,
-    pub(crate) heads: Heads,
-    pub(crate) rope_base: f32,
-    pub(crate) epsilon: f32,
-    /// Whether the output weights are the embedding table.
-    pub(crate) tied: bool,
-}
-
-impl Sizes {
-    fn read(file: &Gguf) -> Result<Self, LmError> {
-        let unsupported = |what: String| Err(LmError::Unsupported { what });
-        let architecture = file.string("general.architecture")?;
-        if architecture != "llama" {
-            return unsupported(format!("architecture {architecture:?}"));
-        }
-        let integer = |key: &str| file.integer(&format!("llama.{key}"));
-        let hidden = integer("embedding_length")?;
-        let queries = integer("attention.head_count")?;
-        let keys = integer("attention.head_count_kv")?;
-        if queries == 0 || keys == 0 || hidden % (2 * queries) != 0 || queries % keys != 0 {
-            return Err(LmError::Malformed(format!("{queries} heads, {keys} key heads, width {hidden}")));
-        }
-        let size = hidden / queries;
-        for key in ["rope.dimension_count", "attention.key_length", "attention.value_length"] {
-            if file.find(&format!("llama.{key}")).is_some() && integer(key)? != size {
-                return unsupported(format!("{key} {} with heads of {size}", integer(key)?));
-            }
-        }
-        for key in ["llama.rope.scaling.type", "llama.rope.scale_linear", "llama.expert_count"] {
-            if file.find(key).is_some() {
-                return unsupported(format!("metadata key {key:?}"));
-            }
-        }
-        if file.has_tensor("rope_freqs.weight") {
-            return unsupported("scaled rotary embedding (rope_freqs.weight)".to_owned());
-        }
-        Ok(Self {
-            layers: integer("block_count")?,
-            hidden,
-            inner: integer("feed_forward_length")?,
-            vocab: file.strings("tokenizer.ggml.tokens")?.len(),
-            context: integer("context_length")?,
-            heads: Heads { queries, keys, size },
-            rope_base: file.float("llama.rope.freq_base")?,
-            epsilon: file.float("llama.attention.layer_norm_rms_epsilon")?,
-            tied: !file.has_tensor("output.weight"),
-        })
-    }
-}
+use super::sizes::Sizes;
+use super::spread::{self, Threads};
 
 /// Gives a tensor by its GGUF name after checking its shape; query and key rows in rotation order.
 pub(crate) type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, LmError> + 'a;
@@ -147,40 +47,6 @@ impl Layer {
             down: Matrix::pack(&[&get("ffn_down", &[hidden, inner])?], inner),
         })
     }
-}
-
-/// Which threads work on a pass.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Threads {
-    /// The one that asked, while others take other passes.
-    One,
-    /// All of the current pool, on a pass of one token per sequence that everything waits for.
-    All,
-}
-
-/// Attention of a pass of one token per sequence, each on a thread of its own: the keys and values
-/// of every token, in order.
-fn step(
-    heads: Heads,
-    layer: usize,
-    sequences: &[Sequence],
-    projected: &[f32],
-    mixed: &mut [f32],
-) -> Vec<KeyValues> {
-    let rows =
-        projected.par_chunks_exact(heads.row_width()).zip(mixed.par_chunks_exact_mut(heads.query_width()));
-    let attend = |((row, mixed), sequence): ((&[f32], &mut [f32]), &Sequence)| {
-        assert!(sequence.rows() == 1 && sequence.tree.is_empty(), "a step is one token per sequence");
-        let mut own = KeyValues::default();
-        own.pack(heads, row, 0, 1);
-        let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(layer));
-        path.push(&own);
-        let prompt = sequence.prefix.map_or(0, Prefix::end) + 1;
-        let sight = Sight { prompt, ancestors: Vec::new() };
-        attend(heads, row, 0, &[sight], &path, &mut Scratch::default(), mixed);
-        own
-    };
-    rows.zip(sequences).map(attend).collect()
 }
 
 /// The weights of a llama network.
@@ -291,7 +157,9 @@ impl Llama {
             product(&layer.projection, &tiles, &mut projected, false);
             self.rotate(&rotation, &mut projected);
             if threads == Threads::All {
-                step(heads, index, sequences, &projected, &mut mixed).iter_mut().for_each(&mut *seen);
+                spread::attend(heads, index, sequences, &projected, &mut mixed)
+                    .iter_mut()
+                    .for_each(&mut *seen);
             }
             let mut first = 0;
             for sequence in sequences.iter().filter(|_| threads == Threads::One) {

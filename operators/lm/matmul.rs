@@ -8,7 +8,7 @@
 //! prompt's answer are the same in every batch, by construction. `benches/language_model.rs`
 //! measures both.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::simd::{FUSED_BY_DEFAULT, mul_add};
 
@@ -20,6 +20,10 @@ pub(crate) const TILE: usize = 12;
 const HALF: usize = TILE / 2;
 /// Depth of a block of weights: 12 KiB per panel, so that it stays in the first-level cache.
 const DEPTH: usize = 192;
+/// Numbers of a cache line.
+const LINE: usize = 16;
+/// Numbers in a block of rows of the left operand: 1 MiB, so that it stays near while weights pass by.
+const BLOCK: usize = 1 << 18;
 
 /// A left operand in the kernel's layout, `[tile][depth][TILE]`; rows past the last are zero.
 #[derive(Default)]
@@ -52,6 +56,12 @@ impl Tiles {
     /// Number of rows packed.
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The rows in blocks that stay in the second-level cache while all weights pass by.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, size) = (self.rows, (BLOCK / (self.depth * TILE)).max(1) * TILE);
+        (0..rows).step_by(size).map(move |first| first..rows.min(first + size))
     }
 }
 
@@ -94,73 +104,116 @@ impl Matrix {
         }
     }
 
-    /// Computes `x · Wᵀ` for outputs `from..to` (`from` on a panel boundary), one panel at a time.
+    /// Computes rows `rows` (a range of [`Tiles::blocks`]) of `x · Wᵀ` for outputs `from..to`
+    /// (`from` on a panel boundary), one panel at a time.
     ///
-    /// `emit(first_output, c)` receives `c` as `[row][PANEL]`, rows past `x.rows()` being padding.
+    /// `emit(first_output, c)` receives `c` as `[row of the range][PANEL]`, rows past `x.rows()` being
+    /// padding.
     pub(crate) fn product(
         &self,
         x: &Tiles,
-        from: usize,
-        to: usize,
+        rows: Range<usize>,
+        (from, to): (usize, usize),
         c: &mut Vec<f32>,
         mut emit: impl FnMut(usize, &[f32]),
     ) {
-        assert_eq!((x.depth, from % PANEL), (self.inputs, 0));
+        assert_eq!((x.depth, from % PANEL, rows.start % TILE), (self.inputs, 0, 0));
         let panel_len = PANEL * self.inputs;
+        let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
+        c.resize(tiles.len() * TILE * PANEL, 0.0);
         for p in from / PANEL..to.min(self.outputs).div_ceil(PANEL) {
-            c.clear();
-            c.resize(x.rows.div_ceil(TILE) * TILE * PANEL, 0.0);
+            c.fill(0.0);
             let panel = &self.data[p * panel_len..][..panel_len];
             for (i, b) in panel.chunks(DEPTH * PANEL).enumerate() {
-                for (t, c) in c.chunks_exact_mut(TILE * PANEL).enumerate() {
-                    let a = &x.data[(t * self.inputs + i * DEPTH) * TILE..][..b.len() / PANEL * TILE];
-                    accumulate(x.rows - t * TILE, a, b, c);
-                }
+                // Weights are one long stream: while this block is in use, the next one is fetched.
+                let next = &self.data[(p * panel_len + i * DEPTH * PANEL + b.len()).min(self.data.len())..];
+                let a = Strip { data: &x.data[i * DEPTH * TILE..], stride: self.inputs * TILE };
+                strip(x.rows, tiles.clone(), a, b, next, c);
             }
             emit(p * PANEL, c);
-        }
-    }
-
-    /// [`Matrix::apply`] by all threads of the current pool, each a run of panels: for the few rows of
-    /// a decoding step, which all wait for each other. The bits are the same.
-    pub(crate) fn apply_spread(&self, x: &Tiles, y: &mut [f32], add: bool) {
-        let (n, rows) = (self.outputs, x.rows);
-        let each = n.div_ceil(PANEL).div_ceil(rayon::current_num_threads()) * PANEL;
-        let part = |first: usize| {
-            let (mut panel, mut part) = (Vec::new(), Vec::new());
-            self.product(x, first, (first + each).min(n), &mut panel, |_, c| {
-                part.extend_from_slice(&c[..rows * PANEL]);
-            });
-            part
-        };
-        let parts: Vec<Vec<f32>> = (0..n.div_ceil(each)).into_par_iter().map(|i| part(i * each)).collect();
-        for (first, c) in parts.iter().flat_map(|part| part.chunks_exact(rows * PANEL)).enumerate() {
-            let (first, width) = (first * PANEL, PANEL.min(n - first * PANEL));
-            for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
-                let y = &mut y[first..first + width];
-                if add {
-                    y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
-                } else {
-                    y.copy_from_slice(&c[..width]);
-                }
-            }
         }
     }
 
     /// `y = x · Wᵀ`, or `y += x · Wᵀ`; `y` is `[row][outputs]`.
     pub(crate) fn apply(&self, x: &Tiles, c: &mut Vec<f32>, y: &mut [f32], add: bool) {
         let n = self.outputs;
-        self.product(x, 0, n, c, |first, c| {
-            let width = PANEL.min(n - first);
-            for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
-                let y = &mut y[first..first + width];
-                if add {
-                    y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
-                } else {
-                    y.copy_from_slice(&c[..width]);
+        for rows in x.blocks() {
+            let y = &mut y[rows.start * n..rows.end * n];
+            self.product(x, rows, (0, n), c, |first, c| {
+                let width = PANEL.min(n - first);
+                for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
+                    let y = &mut y[first..first + width];
+                    if add {
+                        y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
+                    } else {
+                        y.copy_from_slice(&c[..width]);
+                    }
                 }
-            }
-        });
+            });
+        }
+    }
+}
+
+/// Asks for the cache line where a slice begins.
+#[inline(always)]
+fn prefetch(line: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch of any address is allowed, and this one is that of a slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// The same block of depth of several tiles.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    data: &'a [f32],
+    /// Numbers from one tile to the next.
+    stride: usize,
+}
+
+/// [`accumulate`] of some tiles of a left operand of `rows` rows with one panel; `next` is fetched meanwhile.
+fn strip(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next: &[f32], c: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        fn avx512(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next: &[f32], c: &mut [f32]) {
+            strip_body(tiles, a, b, next, c, |_, a, b, c| whole(a, b, c), rows);
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next: &[f32], c: &mut [f32]) {
+            strip_body(tiles, a, b, next, c, |rows, a, b, c| halves::<true>(rows, a, b, c), rows);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature the function is compiled for was just detected.
+            return unsafe { avx512(rows, tiles, a, b, next, c) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the features the function is compiled for were just detected.
+            return unsafe { avx2(rows, tiles, a, b, next, c) };
+        }
+    }
+    strip_body(tiles, a, b, next, c, |rows, a, b, c| halves::<FUSED_BY_DEFAULT>(rows, a, b, c), rows);
+}
+
+#[inline(always)]
+fn strip_body(
+    tiles: Range<usize>,
+    a: Strip,
+    b: &[f32],
+    next: &[f32],
+    c: &mut [f32],
+    tile: impl Fn(usize, &[f32], &[f32], &mut [f32]),
+    rows: usize,
+) {
+    let share = b.len().div_ceil(tiles.len().max(1)).next_multiple_of(LINE);
+    let mut next = next[..next.len().min(b.len())].chunks(share);
+    for (t, c) in tiles.zip(c.chunks_exact_mut(TILE * PANEL)) {
+        next.next().into_iter().flat_map(|share| share.chunks(LINE)).for_each(prefetch);
+        tile(rows - t * TILE, &a.data[t * a.stride..][..b.len() / PANEL * TILE], b, c);
     }
 }
 
@@ -283,26 +336,6 @@ mod tests {
         for r in 0..rows {
             let alone = product(&x[r * inputs..][..inputs], 1, &w, inputs);
             assert_eq!(alone, all[r * outputs..][..outputs]);
-        }
-    }
-
-    #[test]
-    fn spread_over_threads_the_bits_are_the_same() {
-        let (rows, inputs, outputs) = (5, 300, 150);
-        let (x, w, start) =
-            (noise(13, rows * inputs), noise(14, outputs * inputs), noise(15, rows * outputs));
-        let matrix = Matrix::pack(&[&w], inputs);
-        let mut tiles = Tiles::default();
-        tiles.pack(rows, inputs, |r| &x[r * inputs..]);
-        for add in [false, true] {
-            let mut expected = start.clone();
-            matrix.apply(&tiles, &mut Vec::new(), &mut expected, add);
-            for threads in [1, 2, 3, 7] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let mut y = start.clone();
-                pool.install(|| matrix.apply_spread(&tiles, &mut y, add));
-                assert_eq!(y, expected, "{threads} threads");
-            }
         }
     }
 

@@ -31,7 +31,8 @@ pub(crate) fn small_network(seed: u64) -> super::llama::Llama {
 /// [`small_network`] with another vocabulary.
 pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
     use super::attention::Heads;
-    use super::llama::{Llama, Sizes};
+    use super::llama::Llama;
+    use super::sizes::Sizes;
     let heads = Heads { queries: 6, keys: 2, size: 6 };
     let (hidden, inner) = (36, 52);
     let (rope_base, epsilon) = (1e4, 1e-5);

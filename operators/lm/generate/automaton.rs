@@ -3,7 +3,7 @@
 //! Decision: the text is compact JSON, with at most one space after `:` and `,` as models like to
 //! write, properties in the order of the schema and escapes of one letter. So there is one way to
 //! write each document but for those spaces, the automaton is a short stack of plain values that
-//! can be copied and compared, and it always knows the shortest way to the end.
+//! can be copied and compared.
 
 use super::schema::{Schema, Shape, ShapeId};
 
@@ -12,7 +12,7 @@ const DIGITS: u8 = 15;
 
 /// How far a character of a string is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Char {
+pub(super) enum Char {
     /// Between characters.
     Whole,
     /// After a backslash.
@@ -23,7 +23,7 @@ enum Char {
 
 /// How far a number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Digits {
+pub(super) enum Digits {
     Minus,
     Zero,
     Whole(u8),
@@ -33,7 +33,7 @@ enum Digits {
 
 /// Something begun, that what is above it on the stack belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Frame {
+pub(super) enum Frame {
     /// A value is to begin, perhaps after a space.
     Value { shape: ShapeId, space: bool },
     /// One of the choices `pick..=last` that agree with `pick` in the first `at` bytes.
@@ -52,7 +52,7 @@ enum Frame {
 
 /// How far a text is on its way through a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct State(Vec<Frame>);
+pub(crate) struct State(pub(super) Vec<Frame>);
 
 impl State {
     /// Before the first byte.
@@ -220,78 +220,11 @@ impl State {
             _ => false,
         }
     }
-
-    /// The shortest rest of the text, as far as the next byte or two of each frame can tell.
-    pub(crate) fn rest(&self, schema: &Schema) -> Vec<u8> {
-        let mut state = self.clone();
-        let mut rest = Vec::new();
-        while !state.complete() {
-            let bytes = state.next(schema, state.0.len() - 1);
-            let taken = state.take(schema, &bytes);
-            assert!(taken && !bytes.is_empty(), "the automaton takes its own way to the end");
-            rest.extend(bytes);
-        }
-        rest
-    }
-
-    /// The next bytes on a short way to the end.
-    fn next(&self, schema: &Schema, top: usize) -> Vec<u8> {
-        let shortest = |all: &[Vec<u8>], pick: usize, last: usize, at: usize| {
-            let agree = (pick..=last).filter(|i| all[*i].get(..at) == Some(&all[pick][..at]));
-            agree.map(|i| &all[i][at..]).min_by_key(|rest| rest.len()).unwrap_or_default().to_vec()
-        };
-        match &self.0[top] {
-            Frame::Value { shape, .. } => match &schema.shapes[*shape] {
-                Shape::Object { .. } => b"{".to_vec(),
-                Shape::Array { .. } => b"[".to_vec(),
-                Shape::Text(_) => b"\"".to_vec(),
-                Shape::Number { .. } => b"0".to_vec(),
-                Shape::Choice(all) => shortest(all, 0, all.len() - 1, 0),
-            },
-            Frame::Choice { shape, pick, at } => match &schema.shapes[*shape] {
-                Shape::Choice(all) => shortest(all, *pick, all.len() - 1, *at),
-                _ => Vec::new(),
-            },
-            Frame::Name { shape, pick, at, .. } => match &schema.shapes[*shape] {
-                Shape::Object { names, required, .. } => {
-                    // A required name, where it is still possible, spares another one.
-                    let last = last_name(required, *pick);
-                    let wanted = required[last] && names[last].get(..*at) == Some(&names[*pick][..*at]);
-                    if wanted { names[last][*at..].to_vec() } else { shortest(names, *pick, last, *at) }
-                }
-                _ => Vec::new(),
-            },
-            Frame::Text { char, .. } => match char {
-                Char::Whole => b"\"".to_vec(),
-                Char::Escape => b"n".to_vec(),
-                Char::Inside { low, .. } => vec![*low],
-            },
-            Frame::Number { digits, .. } if digits.whole() => self.next(schema, top - 1),
-            Frame::Number { .. } => b"1".to_vec(),
-            Frame::Array { shape, items } => match &schema.shapes[*shape] {
-                Shape::Array { items: item, least, .. } if items < least => match items {
-                    0 => State(vec![Frame::Value { shape: *item, space: false }]).next(schema, 0),
-                    _ => b",".to_vec(),
-                },
-                _ => b"]".to_vec(),
-            },
-            Frame::Object { shape, next, some } => match &schema.shapes[*shape] {
-                Shape::Object { required, .. } if required[*next..].contains(&true) => {
-                    if *some {
-                        b",".to_vec()
-                    } else {
-                        b"\"".to_vec()
-                    }
-                }
-                _ => b"}".to_vec(),
-            },
-        }
-    }
 }
 
 impl Digits {
     /// Whether this is a number as it stands.
-    fn whole(self) -> bool {
+    pub(super) fn whole(self) -> bool {
         matches!(self, Digits::Zero | Digits::Whole(_) | Digits::Fraction(_))
     }
 
@@ -310,7 +243,7 @@ impl Digits {
 }
 
 /// The last property that may come when `next` is the first: none behind a required one.
-fn last_name(required: &[bool], next: usize) -> usize {
+pub(super) fn last_name(required: &[bool], next: usize) -> usize {
     required[next..].iter().position(|required| *required).map_or(required.len() - 1, |at| next + at)
 }
 

@@ -8,6 +8,7 @@
 mod automaton;
 mod constraint;
 mod draw;
+mod rest;
 mod schema;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,8 +24,10 @@ use self::writer::{Pen, Running};
 use super::batch::{Prefix, Sequence};
 use super::closed_set::tokenise;
 use super::error::LmError;
-use super::llama::{Llama, LocalModel, Threads};
+use super::llama::Llama;
+use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
+use super::spread::Threads;
 use super::vocabulary::Vocabulary;
 use crate::language_model::{Answered, Writing, Written};
 use crate::shape::Cost;
