@@ -15,10 +15,11 @@ use crate::{
     category_map::CategoryTable,
     label_policy::{ScoreLabels, fit_prior, label_domain, win_rates},
     operator::{Described, Inputs, Operator, Problem, Problems},
-    prompt_builder::Template,
+    prompt_builder::{read_template, render},
     row::{Row, Value},
     schema::{Column, Schema},
     shape::{Graph, LeafId},
+    template::Template,
 };
 
 /// Scores candidates by the relevance model; a score is an expected win rate from 0 to 1.
@@ -46,7 +47,7 @@ impl Scorer {
         let mut problems = Problems::default();
         problems.take(inputs.at_most(2));
         problems.take(inputs.language_model());
-        let template = problems.take(Template::read(inputs, "template", &self.template));
+        let template = problems.take(read_template(inputs, "template", &self.template));
         let novel = problems.take(inputs.relation(0, "candidates by key"));
         let prompt = problems.take(inputs.relation(1, "prompts"));
         let parts = template.zip(novel.zip(prompt)).and_then(|(template, (novel, prompt))| {
@@ -96,13 +97,13 @@ impl Operator for Scorer {
             unreachable!("the candidates' domain is a category_map")
         };
         let Parts { recent, candidates, profile, prompt_recent, template, .. } = parts;
-        let neutral = template.render("", "", &[]).unwrap_or_default();
+        let neutral = render(&template, "", "", &[]).unwrap_or_default();
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let requests = graph.map("requests", inputs.inputs[1].leaf, move |key, row, out| {
             let profile = row[profile].as_text().unwrap_or_default();
             let recent = row[prompt_recent].as_list().unwrap_or_default();
             let group = key[0].as_text().unwrap_or_default();
-            out.push((key.clone(), Row::from([Value::text(template.render(group, profile, recent)?)])));
+            out.push((key.clone(), Row::from([Value::text(render(&template, group, profile, recent)?)])));
             Ok(())
         });
         let answers = graph.infer_with("answers", requests, labels, ScoreLabels(model.clone()));

@@ -281,6 +281,7 @@ impl Report {
                 "memo_hits": inference.memo_hits,
                 "prompt_tokens": inference.cost.prompt_tokens,
                 "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
+                "completion_tokens": inference.cost.completion_tokens,
                 "seconds": round(inference.seconds),
             },
             "sinks": self.sinks.iter().map(|(name, at)| self.sink_json(name, *at)).collect::<Vec<_>>(),

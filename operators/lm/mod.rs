@@ -29,7 +29,7 @@ mod vocabulary;
 
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
-pub use generate::write_texts;
+pub use generate::{check_writing, write_texts};
 pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use trie::LabelTrie;

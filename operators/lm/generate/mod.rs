@@ -57,7 +57,7 @@ pub fn write_texts(
     let prompts = tokenise(model.tokenizer(), prompts)?;
     let available = model.network().sizes().context;
     let (mut good, mut places) = (Vec::new(), Vec::new());
-    check(how)?;
+    check_writing(how)?;
     for (prompt, ids) in prompts.into_iter().enumerate() {
         let needed = ids.len().saturating_add(how.max_tokens);
         let cause = match ids.is_empty() {
@@ -74,8 +74,11 @@ pub fn write_texts(
     write_tokens(model.network(), vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
 }
 
-/// That every part of `how` makes sense.
-fn check(how: &Writing) -> Result<(), LmError> {
+/// That every part of `how` makes sense, its schema included.
+///
+/// # Errors
+/// If one does not.
+pub fn check_writing(how: &Writing) -> Result<(), LmError> {
     let wrong = |parameter: &str, reason: &str| {
         Err(LmError::Writing { parameter: parameter.to_owned(), reason: reason.to_owned() })
     };
@@ -97,7 +100,7 @@ fn check(how: &Writing) -> Result<(), LmError> {
     if how.schema.is_some() && !how.stop.is_empty() {
         return wrong("stop", "would cut a JSON document short; a text with a schema ends by itself");
     }
-    Ok(())
+    how.schema.as_ref().map_or(Ok(()), |schema| schema::Schema::read(schema).map(|_| ()))
 }
 
 /// [`write_texts`] on token ids.

@@ -168,10 +168,10 @@ fn what_makes_no_sense_is_refused() {
         (Writing { stop: vec!["x".into()], schema: Some(Arc::new(json!({}))), ..greedy(1) }, "stop: "),
     ];
     for (how, expected) in cases {
-        let error = check(&how).unwrap_err().to_string();
+        let error = check_writing(&how).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     }
-    assert!(check(&drawn(5)).is_ok());
+    assert!(check_writing(&drawn(5)).is_ok());
 }
 
 /// Whether a value satisfies a schema of the supported kind: written anew, from the standard.
