@@ -42,6 +42,10 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "coea-engine", version, max_term_width = 100)]
 struct Cli {
+    /// Cores to compute on [default: all]. Models and dataflow workers take turns on them.
+    #[arg(long, global = true, value_name = "N", env = "COEA_THREADS",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -254,6 +258,13 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
+    // One pool for everything that computes. While a model is asked, or something is fitted, the
+    // dataflow's workers wait for what comes of it, so together they never want more than these.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.map_or(0, usize::from));
+    if let Err(error) = pool.build_global() {
+        eprintln!("error: cannot start threads: {error}");
+        return ExitCode::FAILURE;
+    }
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

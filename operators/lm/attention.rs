@@ -6,8 +6,8 @@
 //! is the same whether a key came from a cache or stood in the same batch. Ancestors in the tree
 //! differ from lane to lane; they are few, and taken one by one.
 
+use super::kernel::{PANEL, TILE, accumulate};
 use super::math::{dot, softmax_columns};
-use super::matmul::{PANEL, TILE, accumulate};
 
 /// Sizes of the attention of one model.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
+use super::kernel::PANEL;
 use super::math::{LogSumExp, rms_norm};
-use super::matmul::{Matrix, PANEL, Tiles};
+use super::matmul::{Matrix, Tiles};
 
 /// Vocabulary entries of one chunk.
 const CHUNK: usize = 32 * PANEL;

@@ -4,7 +4,7 @@
 //! the exponential is a polynomial, so that the compiler vectorises it and the bits do not depend
 //! on the vector width, the system's libm, or how long the row beside is.
 
-use super::matmul::PANEL;
+use super::kernel::PANEL;
 use super::simd::{dispatched, mul_add};
 
 /// Below this the exponential is taken as exactly zero (it would be subnormal).

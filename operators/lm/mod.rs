@@ -13,6 +13,7 @@ mod fixtures_tests;
 mod generate;
 mod gguf;
 mod head;
+mod kernel;
 mod llama;
 mod math;
 mod matmul;
