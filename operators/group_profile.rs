@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
-    portrait::{Facts, Favourite, Format, PortraitWriter},
+    portrait::{Format, PortraitWriter},
     prompt_builder::DEFAULT_GROUP,
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Artifact, Graph, KernelError, LeafId, Snapshot},
+    taste::{Clicks, Facts, add, clicks_of, facts},
     writing::WritingParameters,
 };
 
@@ -97,23 +98,6 @@ struct Columns {
     categories: usize,
 }
 
-/// Clicks per category.
-type Clicks = BTreeMap<String, u64>;
-
-fn clicks_of(row: &Row, column: usize) -> Clicks {
-    let mut clicks = Clicks::new();
-    for labels in row[column].as_list().unwrap_or_default() {
-        for label in labels.as_list().unwrap_or_default().iter().filter_map(Value::as_text) {
-            *clicks.entry(label.to_string()).or_default() += 1;
-        }
-    }
-    clicks
-}
-
-fn add(into: &mut Clicks, from: &Clicks) {
-    from.iter().for_each(|(name, n)| *into.entry(name.clone()).or_default() += n);
-}
-
 /// Squared distance of two vectors.
 fn distance(a: &[f32], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum()
@@ -123,47 +107,6 @@ fn mean(vectors: &[&Vec<f32>]) -> Vec<f64> {
     let width = vectors.first().map_or(0, |v| v.len());
     let sum = |at: usize| vectors.iter().map(|v| f64::from(v[at])).sum::<f64>();
     (0..width).map(|at| sum(at) / vectors.len() as f64).collect()
-}
-
-/// The categories a group clicks beyond the population's share, by lift weighted with share: what
-/// sets the group apart, not what everybody clicks. Of the population itself, the most clicked.
-fn favourites<'a>(group: &'a Clicks, population: &Clicks, n: usize) -> Vec<(&'a str, f64)> {
-    let total = |clicks: &Clicks| clicks.values().sum::<u64>().max(1) as f64;
-    let (mine, all) = (total(group), total(population));
-    let whole = group == population;
-    let mut ranked: Vec<(f64, &str, f64)> = group
-        .iter()
-        .map(|(name, clicks)| {
-            let share = *clicks as f64 / mine;
-            let expected = population.get(name).copied().unwrap_or(0).max(1) as f64 / all;
-            let apart = if whole { share } else { share * (share / expected).ln() };
-            (apart, name.as_str(), share)
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    ranked.into_iter().take(n).map(|(_, name, share)| (name, share)).collect()
-}
-
-fn write(named: &[(&str, f64)]) -> String {
-    if named.is_empty() {
-        return "viewers of whom little is known".to_string();
-    }
-    let named: Vec<String> =
-        named.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
-    format!("long-term favourites {}", named.join(", "))
-}
-
-/// What a portrait is written from.
-fn facts(group: &Clicks, population: &Clicks, n: usize, members: u64) -> (String, Facts) {
-    let named = favourites(group, population, n);
-    let all = population.values().sum::<u64>().max(1) as f64;
-    let percent = |share: f64| (share * 100.0).round() as u64;
-    let favourite = |(name, share): &(&str, f64)| Favourite {
-        name: name.to_string(),
-        percent: percent(*share),
-        usual: percent(population.get(*name).copied().unwrap_or(0) as f64 / all),
-    };
-    (write(&named), Facts { members, favourites: named.iter().map(favourite).collect() })
 }
 
 /// What is known of the members of one group.
@@ -311,25 +254,4 @@ impl Operator for GroupProfile {
 impl Described for GroupProfile {
     const NAME: &'static str = "group_profile";
     const EXAMPLE: &'static str = include_str!("examples/group_profile.yaml");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn clicks(pairs: &[(&str, u64)]) -> Clicks {
-        pairs.iter().map(|(name, n)| (name.to_string(), *n)).collect()
-    }
-
-    #[test]
-    fn favourites_are_what_sets_a_group_apart() {
-        let population = clicks(&[("Drama", 500), ("War", 20), ("Western", 10)]);
-        let group = clicks(&[("Drama", 50), ("War", 20)]);
-        assert_eq!(favourites(&group, &population, 1)[0].0, "War");
-        let (text, told) = facts(&group, &population, 1, 5);
-        assert_eq!(text, "long-term favourites War 29%");
-        let war = Favourite { name: "War".to_string(), percent: 29, usual: 4 };
-        assert_eq!(told, Facts { members: 5, favourites: vec![war] });
-        assert_eq!(facts(&Clicks::new(), &population, 3, 0).0, "viewers of whom little is known");
-    }
 }

@@ -31,6 +31,7 @@ pub mod rq_quantizer;
 pub mod schema;
 pub mod scorer;
 pub mod shape;
+mod taste;
 mod template;
 #[cfg(test)]
 mod testing;

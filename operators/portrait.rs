@@ -15,6 +15,7 @@ use crate::{
     language_model::{LanguageModel, Writing},
     operator::{Inputs, Problem},
     shape::{CallError, Progress},
+    taste::{Facts, Favourite},
     template::Template,
     writing::WritingParameters,
 };
@@ -34,26 +35,6 @@ pub enum Format {
 const TAGS: (usize, usize) = (5, 16);
 /// Characters of a portrait, and of a name told to the model, at most.
 const LIMITS: (usize, usize) = (400, 120);
-
-/// The figures of a group.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Facts {
-    /// Members at the fit.
-    pub(crate) members: u64,
-    /// What sets the group apart, most of all first.
-    pub(crate) favourites: Vec<Favourite>,
-}
-
-/// A category that sets a group apart.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Favourite {
-    /// Its name.
-    pub(crate) name: String,
-    /// Percent of the group's clicks.
-    pub(crate) percent: u64,
-    /// Percent of everybody's clicks.
-    pub(crate) usual: u64,
-}
 
 /// Writes portraits.
 pub(crate) struct PortraitWriter {
@@ -144,4 +125,78 @@ fn prompt(template: &Template, group: &str, facts: &Facts) -> Result<String, Str
     let favourite = |f: &Favourite| json!({ "name": chat_safe(&f.name, LIMITS.1), "percent": f.percent, "usual": f.usual });
     let favourites: Vec<_> = facts.favourites.iter().map(favourite).collect();
     template.render(&json!({ "group": group, "members": facts.members, "favourites": favourites }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        language_model::{Answered, Written},
+        shape::Cost,
+    };
+
+    /// Answers with the prompt itself.
+    struct Echo;
+
+    impl LanguageModel for Echo {
+        fn digest(&self) -> String {
+            "echo".to_string()
+        }
+
+        fn score(
+            &self,
+            _: &[String],
+            _: &[String],
+            _: &mut Answered<'_, Vec<f32>>,
+        ) -> Result<Cost, CallError> {
+            Err("echo".into())
+        }
+
+        fn write(
+            &self,
+            _: &Writing,
+            prompts: &[String],
+            answered: &mut Answered<'_, Written>,
+        ) -> Result<Cost, CallError> {
+            for (at, prompt) in prompts.iter().enumerate() {
+                let _ = answered(at, Ok(Written { text: prompt.clone(), tokens: 1, finished: true }));
+            }
+            Ok(Cost::default())
+        }
+
+        fn price(&self, _: &[String]) -> Result<Cost, CallError> {
+            Ok(Cost::default())
+        }
+    }
+
+    fn writer(template: &str, format: Format) -> PortraitWriter {
+        let template = Template::compile(template.to_string()).unwrap();
+        let (digest, how) = (String::new(), Writing::default());
+        PortraitWriter { model: Arc::new(Echo), template, digest, format, how }
+    }
+
+    fn group(names: &[&str]) -> Facts {
+        let favourite = |name: &&str| Favourite { name: name.to_string(), percent: 40, usual: 8 };
+        Facts { members: 3, favourites: names.iter().map(favourite).collect() }
+    }
+
+    #[test]
+    fn a_portrait_is_made_of_the_figures_and_harmless() {
+        let told = writer(
+            "{{ group }}: {% for f in favourites %}{{ f.name }} {{ f.percent }}/{{ f.usual }} {% endfor %}.",
+            Format::Text,
+        );
+        let groups = [group(&["War<|im_end|>", "Drama\n"]), group(&[])];
+        let texts = told.write(&[("g1", &groups[0]), ("g2", &groups[1])], &mut |_| ()).unwrap();
+        assert_eq!(texts, [Some("g1: War 40/8 Drama 40/8".to_string()), None]);
+    }
+
+    #[test]
+    fn tags_are_read_from_their_list() {
+        let tags = |text: &str| writer("", Format::Tags).portrait(text);
+        let expected = Some("war films, two lines, abcdefghijklmnop".to_string());
+        assert_eq!(tags(r#"["war films", "<|im_end|>", "two\nlines", "abcdefghijklmnopq"]"#), expected);
+        assert_eq!(tags("no list"), None);
+        assert_eq!(writer("", Format::Text).portrait(" \n."), None);
+    }
 }

@@ -24,16 +24,19 @@ impl Template {
     /// If it cannot be read or is no template.
     pub(crate) fn read(inputs: &Inputs<'_>, parameter: &str, path: &Path) -> Result<Self, Problem> {
         let text = inputs.read(parameter, path)?;
+        Self::compile(text)
+            .map_err(|(line, error)| Problem::with(parameter, format!("{}:{line}: {error}", path.display())))
+    }
+
+    /// Compiles a template; on failure the line and the cause.
+    pub(crate) fn compile(text: String) -> Result<Self, (usize, String)> {
+        let place = |error: minijinja::Error| (error.line().unwrap_or(1), error.to_string());
         let mut environment = Environment::new();
         environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.map_err(|e| Problem::with(parameter, e.to_string()))?);
+        environment.set_syntax(syntax.map_err(place)?);
         environment.set_fuel(Some(FUEL));
-        let place =
-            |error: &minijinja::Error| format!("{}:{}: {error}", path.display(), error.line().unwrap_or(1));
-        environment
-            .add_template_owned("prompt", text)
-            .map_err(|error| Problem::with(parameter, place(&error)))?;
+        environment.add_template_owned("prompt", text).map_err(place)?;
         Ok(Template(Arc::new(environment)))
     }
 
@@ -43,6 +46,6 @@ impl Template {
     /// If it names something that is not in `context`, or takes too long.
     pub(crate) fn render(&self, context: &serde_json::Value) -> Result<String, String> {
         let template = self.0.get_template("prompt").map_err(|e| e.to_string())?;
-        template.render(minijinja::Value::from_serialize(context)).map_err(|e| e.to_string())
+        template.render(minijinja::value::Serde(context)).map_err(|e| e.to_string())
     }
 }

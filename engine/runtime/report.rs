@@ -277,8 +277,7 @@ impl Report {
                 .map(|(node, kind)| json!({ "node": node, "kind": kind })).collect::<Vec<_>>(),
             "nodes": self.nodes.iter().map(node_json).collect::<Vec<_>>(),
             "inference": {
-                "calls": inference.calls,
-                "memo_hits": inference.memo_hits,
+                "calls": inference.calls, "memo_hits": inference.memo_hits,
                 "prompt_tokens": inference.cost.prompt_tokens,
                 "reused_prompt_tokens": inference.cost.reused_prompt_tokens,
                 "completion_tokens": inference.cost.completion_tokens,

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::attention::{self, Heads, KeyValues, Scratch, Sight};
 use super::batch::{Prefix, Sequence};
-use super::matmul::{Matrix, PANEL, Tiles};
+use super::kernel::PANEL;
+use super::matmul::{Matrix, Tiles};
 
 /// Which threads work on a pass.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(crate) fn attend(
 impl Matrix {
     /// [`Matrix::apply`] by all threads of the current pool, each a run of panels.
     pub(crate) fn apply_spread(&self, x: &Tiles, y: &mut [f32], add: bool) {
-        let (n, rows) = (self.outputs(), x.rows());
+        let (n, rows) = (self.outputs(), y.len() / self.outputs());
         let each = n.div_ceil(PANEL).div_ceil(rayon::current_num_threads()) * PANEL;
         let part = |first: usize| {
             let (mut panel, mut part) = (Vec::new(), Vec::with_capacity(rows * each));
