@@ -60,7 +60,7 @@ pub enum Action {
 /// A model and a file of questions to it.
 #[derive(Debug, clap::Args)]
 pub struct Batch {
-    /// A model's name, or the path of a GGUF file.
+    /// A model's name, or the path of a GGUF file or a Hugging Face folder.
     pub base: String,
     /// A file of JSON lines.
     #[arg(long, value_name = "FILE")]

@@ -39,7 +39,7 @@ impl Lowering<'_> {
                     }
                 },
                 (None, true) => {
-                    let help = "add `base: smollm2-135m-instruct`, or the path of a GGUF file".to_string();
+                    let help = "add `base: smollm2-135m-instruct`, or the path of a GGUF file or a Hugging Face folder".to_string();
                     self.error(&kind.span, format!("a {} needs a base", kind.value), Some(help));
                     None
                 }

@@ -70,7 +70,7 @@ pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmErro
 }
 
 pub(crate) fn tokenise(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
-    prompts.iter().map(|prompt| tokenizer.encode(prompt, true)).collect()
+    prompts.iter().map(|prompt| tokenizer.prompt(prompt)).collect()
 }
 
 /// [`score_labels`] on token ids.

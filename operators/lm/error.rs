@@ -16,8 +16,10 @@ pub enum LmError {
         /// What the reader said.
         reason: String,
     },
-    /// The file is a valid GGUF, but not of a model this engine can run.
-    #[error("{what} is not supported; the embedded model runs llama GGUF files with a gpt2 tokenizer")]
+    /// The files are in order, but not of a model this engine can run.
+    #[error(
+        "{what} is not supported; models are Llama or Qwen2, as GGUF or a Hugging Face folder, with a byte-level BPE tokenizer"
+    )]
     Unsupported {
         /// The feature, with its value.
         what: String,

@@ -23,7 +23,10 @@ struct Layer {
     attention_norm: Vec<f32>,
     /// `[query | key | value]` over the same input.
     projection: Matrix,
+    /// `[query | key | value]` to add, where the model has it.
+    bias: Option<Vec<f32>>,
     output: Matrix,
+    output_bias: Option<Vec<f32>>,
     inner_norm: Vec<f32>,
     /// `[gate | up]` over the same input.
     gate_up: Matrix,
@@ -33,6 +36,7 @@ struct Layer {
 impl Layer {
     fn load(sizes: &Sizes, layer: usize, source: &mut Source) -> Result<Self, LmError> {
         let (hidden, inner) = (sizes.hidden, sizes.inner);
+        let (bias, output_bias) = biases(sizes, layer, source)?;
         let (q, kv) = (sizes.heads.query_width(), sizes.heads.key_width());
         let mut get = |name: &str, shape: &[usize]| source(&format!("blk.{layer}.{name}.weight"), shape);
         let (wq, wk, wv) =
@@ -41,11 +45,33 @@ impl Layer {
         Ok(Self {
             attention_norm: get("attn_norm", &[hidden])?,
             projection: Matrix::pack(&[&wq, &wk, &wv], hidden),
+            bias,
+            output_bias,
             output: Matrix::pack(&[&get("attn_output", &[hidden, q])?], q),
             inner_norm: get("ffn_norm", &[hidden])?,
             gate_up: Matrix::pack(&[&gate, &up], hidden),
             down: Matrix::pack(&[&get("ffn_down", &[hidden, inner])?], inner),
         })
+    }
+}
+
+/// The biases of a layer: of `[query | key | value]`, and of the output of attention.
+type Biases = (Option<Vec<f32>>, Option<Vec<f32>>);
+
+fn biases(sizes: &Sizes, layer: usize, source: &mut Source) -> Result<Biases, LmError> {
+    let mut get = |name: &str, size: usize| source(&format!("blk.{layer}.{name}.bias"), &[size]);
+    let (q, kv) = (sizes.heads.query_width(), sizes.heads.key_width());
+    let bias = match sizes.biases {
+        true => Some([get("attn_q", q)?, get("attn_k", kv)?, get("attn_v", kv)?].concat()),
+        false => None,
+    };
+    Ok((bias, sizes.output_bias.then(|| get("attn_output", sizes.hidden)).transpose()?))
+}
+
+/// Adds a bias to each row, where there is one.
+fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
+    if let Some(bias) = bias {
+        rows.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
     }
 }
 
@@ -73,13 +99,19 @@ impl Llama {
             }
         };
         let size = sizes.heads.size;
-        let frequency = |i: usize| (sizes.rope_base as f64).powf(-2.0 * i as f64 / size as f64);
+        let factors = match sizes.scaled {
+            true => source("rope_freqs.weight", &[size / 2])?,
+            false => vec![1.0; size / 2],
+        };
+        let frequency = |(i, factor): (usize, &f32)| {
+            (sizes.rope_base as f64).powf(-2.0 * i as f64 / size as f64) / f64::from(*factor)
+        };
         Ok(Self {
             sizes,
             embedding,
             layers: (0..sizes.layers).map(|i| Layer::load(&sizes, i, source)).collect::<Result<_, _>>()?,
             head: Head::new(output, source("output_norm.weight", &[sizes.hidden])?, sizes.epsilon),
-            frequencies: (0..size / 2).map(frequency).collect(),
+            frequencies: factors.iter().enumerate().map(frequency).collect(),
         })
     }
 
@@ -155,6 +187,7 @@ impl Llama {
             rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
             product(&layer.projection, &tiles, &mut projected, false);
+            add_bias(&mut projected, &layer.bias);
             self.rotate(&rotation, &mut projected);
             if threads == Threads::All {
                 spread::attend(heads, index, sequences, &projected, &mut mixed)
@@ -173,6 +206,7 @@ impl Llama {
             }
             tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
             product(&layer.output, &tiles, &mut x, true);
+            add_bias(&mut x, &layer.output_bias);
 
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);

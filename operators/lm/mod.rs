@@ -6,10 +6,14 @@
 
 mod attention;
 mod batch;
+mod chat_template;
 mod closed_set;
 mod error;
 #[cfg(test)]
 mod fixtures_tests;
+mod folder;
+#[cfg(test)]
+mod formats_tests;
 mod generate;
 mod gguf;
 mod head;
@@ -19,6 +23,7 @@ mod math;
 mod matmul;
 mod model;
 mod prefix;
+mod pretokenize;
 mod simd;
 mod sizes;
 mod spread;

@@ -36,8 +36,20 @@ pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
     let heads = Heads { queries: 6, keys: 2, size: 6 };
     let (hidden, inner) = (36, 52);
     let (rope_base, epsilon) = (1e4, 1e-5);
-    let sizes =
-        Sizes { layers: 3, hidden, inner, vocab, context: 512, heads, rope_base, epsilon, tied: true };
+    let sizes = Sizes {
+        layers: 3,
+        hidden,
+        inner,
+        vocab,
+        context: 512,
+        heads,
+        rope_base,
+        epsilon,
+        tied: true,
+        biases: false,
+        output_bias: false,
+        scaled: false,
+    };
     let mut stream = seed << 8;
     Llama::load(sizes, &mut |_, shape| {
         stream += 1;

@@ -51,9 +51,8 @@ impl Vocabulary {
         spelled: &[&str],
         literal: &[bool],
         control: Vec<bool>,
-        end: u32,
+        mut ends: BTreeSet<u32>,
     ) -> Result<Self, LmError> {
-        let mut ends = BTreeSet::from([end]);
         let mut bytes: Vec<Box<[u8]>> = Vec::with_capacity(spelled.len());
         for (id, token) in (0..).zip(spelled) {
             let at = bytes.len();
@@ -145,7 +144,7 @@ mod tests {
         let spelled = ["a", "Ġa", "<|im_start|>", "<|im_end|>", "<tool>", "ab"];
         let control = [false, false, true, true, false, false];
         let literal = [false, false, false, false, true, false];
-        let vocabulary = Vocabulary::byte_level(&spelled, &literal, control.to_vec(), 1).unwrap();
+        let vocabulary = Vocabulary::byte_level(&spelled, &literal, control.to_vec(), [1].into()).unwrap();
         assert_eq!(vocabulary.bytes(1), b" a");
         assert_eq!(vocabulary.bytes(4), b"<tool>");
         assert_eq!(vocabulary.sorted(), [1, 4, 0, 5]);
@@ -153,6 +152,6 @@ mod tests {
         assert_eq!(vocabulary.longest(b"xa"), None);
         assert_eq!(vocabulary.markers(), [2]);
         assert!(vocabulary.is_end(3) && vocabulary.is_end(1) && !vocabulary.is_end(2));
-        assert!(Vocabulary::byte_level(&["語"], &[false], vec![false], 0).is_err());
+        assert!(Vocabulary::byte_level(&["語"], &[false], vec![false], [0].into()).is_err());
     }
 }

@@ -92,11 +92,13 @@ impl<'a> Running<'a> {
             penalise(logits, pen.how.repetition_penalty, self.seen.iter().copied());
         }
         pen.vocabulary.markers().iter().for_each(|token| logits[*token as usize] = f32::NEG_INFINITY);
+        // Rows of the output weights past the vocabulary are padding.
+        logits[pen.vocabulary.len()..].fill(f32::NEG_INFINITY);
         let Some((constraint, state)) = pen.constraint.zip(self.state.as_ref()) else {
             return Some((choose(logits, pen.how, &mut self.draws)?, None));
         };
         let mask = constraint.mask(state);
-        for (token, logit) in logits.iter_mut().enumerate() {
+        for (token, logit) in logits.iter_mut().enumerate().take(pen.vocabulary.len()) {
             *logit = if mask.allows(token) { *logit } else { f32::NEG_INFINITY };
         }
         let left = pen.how.max_tokens - self.text.tokens as usize;
