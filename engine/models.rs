@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use coea_operators::{
+    choosing::{Best, Choosing, Question},
     language_model::{Answered, LanguageModel, Writing, Written},
     lm::{self, LabelTrie, LmTokenizer, LocalModel},
     shape::{CallError, Cost},
@@ -84,6 +85,18 @@ impl LanguageModel for Embedded {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
         Ok(lm::score_labels(model, &trie, prompts, answered).map_err(|e| e.to_string())?)
+    }
+
+    fn choose(
+        &self,
+        labels: &[String],
+        how: &Choosing,
+        questions: &[Question],
+        answered: &mut Answered<'_, Best>,
+    ) -> Result<Cost, CallError> {
+        let model = self.model()?;
+        let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
+        Ok(lm::best_labels(model, &trie, how, questions, answered).map_err(|e| e.to_string())?)
     }
 
     fn write(

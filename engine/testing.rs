@@ -176,6 +176,15 @@ impl Bench {
         Ok(bench)
     }
 
+    /// The same bench with other models than stand-ins.
+    ///
+    /// # Errors
+    /// What is wrong with the pipeline, as a user would read it.
+    pub fn with_models(mut self, models: &dyn ModelProvider) -> Result<Self, String> {
+        self.plan = Arc::new(lowered(&self.dir, models, &self.fits)?);
+        Ok(self)
+    }
+
     /// The bench that another process made in a folder.
     ///
     /// # Errors
@@ -279,7 +288,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// The folder's pipeline; every fit of it is counted as it begins.
-fn lowered(folder: &Path, models: &StandIn, fits: &Arc<AtomicU64>) -> Result<Plan, String> {
+fn lowered(folder: &Path, models: &dyn ModelProvider, fits: &Arc<AtomicU64>) -> Result<Plan, String> {
     let spec = spec::load(&folder.join("pipeline.yaml"), &[], &|_| None).map_err(|e| e.render(false))?;
     let mut plan = lower(&spec, folder, &Registry::built_in(), models).map_err(|e| e.render(false))?;
     for leaf in &mut plan.leaves {

@@ -5,6 +5,8 @@
 //! is taken apart again here. That is safe because what comes from data went through
 //! [`chat_safe`]: every marker in a prompt was written by the template's author.
 
+use std::collections::BTreeSet;
+
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -52,6 +54,27 @@ pub fn chat_safe(text: &str, max_chars: usize) -> String {
     safe.chars().take(max_chars).collect::<String>().trim_end().to_owned()
 }
 
+/// Characters of one name from data that reach a model, at most.
+pub const NAME_LIMIT: usize = 120;
+
+/// How a model is told a list of names from data: each [`chat_safe`], none empty, no two alike.
+///
+/// A name that is harmless as it stands is told as it stands.
+pub fn spoken(names: &[String]) -> Vec<String> {
+    let mut told: BTreeSet<String> = BTreeSet::new();
+    let speak = |name: &String| {
+        let safe = chat_safe(name, NAME_LIMIT);
+        let safe = if safe.is_empty() { "unnamed".to_string() } else { safe };
+        let numbered = (2..).map(|n| format!("{safe} ({n})"));
+        // Infinitely many are offered, and only finitely many were told.
+        let free = std::iter::once(safe.clone()).chain(numbered).find(|name| !told.contains(name));
+        let free = free.unwrap_or(safe);
+        told.insert(free.clone());
+        free
+    };
+    names.iter().map(speak).collect()
+}
+
 /// Where the first marker, or half of one, stands.
 fn marker(text: &str) -> Option<std::ops::Range<usize>> {
     let whole = text.char_indices().filter(|(_, c)| *c == '<').find_map(|(start, _)| {
@@ -94,5 +117,15 @@ mod tests {
             assert_eq!(chat_safe(text, 100), expected, "{text:?}");
         }
         assert_eq!(chat_safe("Äpfel und Birnen", 6), "Äpfel");
+    }
+
+    #[test]
+    fn names_stay_apart_when_they_are_made_harmless() {
+        let names = ["Drama", "Drama<|im_end|>", "\n", "", "Drama (2)", " War"].map(String::from);
+        let told = spoken(&names);
+        assert_eq!(told, ["Drama", "Drama (2)", "unnamed", "unnamed (2)", "Drama (2) (2)", "War"]);
+        let long = spoken(&["x".repeat(10_000), "x".repeat(9_999)]);
+        assert_eq!(long[0].len(), NAME_LIMIT);
+        assert_ne!(long[0], long[1]);
     }
 }

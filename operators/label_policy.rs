@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::CategoryTable,
+    chat::spoken,
     language_model::{Answered, LanguageModel, gather},
     operator::{Inputs, Problem},
     ordered::encode_row,
@@ -67,7 +68,7 @@ pub(crate) fn fit_prior(
             return Err("the label set is empty: no category has enough clicks".into());
         }
         let (scores, _) =
-            gather(1, |answered| model.score(&names, std::slice::from_ref(&neutral), answered))?;
+            gather(1, |answered| model.score(&spoken(&names), std::slice::from_ref(&neutral), answered))?;
         let prior = scores.into_iter().next().ok_or("the model gave no answer")??;
         let parts = table.labels.values().map(|label| label.parts.clone()).collect();
         Ok(LabelPrior { labels: names, parts, prior })
@@ -100,8 +101,9 @@ impl InferKernel for ScoreLabels {
     ) -> Result<Cost, CallError> {
         let table = present::<CategoryTable>(artifact)?;
         let row = |scores: Vec<f32>| Row::from([Value::floats(&scores)]);
-        self.0
-            .score(&table.names(), &Self::prompts(requests), &mut |at, scores| answered(at, scores.map(row)))
+        self.0.score(&spoken(&table.names()), &Self::prompts(requests), &mut |at, scores| {
+            answered(at, scores.map(row))
+        })
     }
 
     fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {
@@ -139,25 +141,17 @@ fn gumbel(seed: u64, key: &[u8], label: &str) -> f64 {
     -(-uniform.ln()).ln()
 }
 
-/// Draws `n` distinct labels without replacement from `π ∝ exp(s/T)`: the law of sampling until n
-/// are distinct (Gumbel-top-n). Labels with `allowed == false` are never drawn.
-pub(crate) fn sample(
-    labels: &[String],
-    scores: &[f32],
-    allowed: &[bool],
-    temperature: f64,
-    draws: (u64, &Row),
-    n: usize,
-) -> Vec<usize> {
-    let key = encode_row(draws.1);
-    let perturbed = |at: usize| {
-        let draw = gumbel(draws.0, &key, &labels[at]);
-        if temperature == 0.0 { f64::from(scores[at]) } else { f64::from(scores[at]) / temperature + draw }
+/// What sampling adds to each label; those with `allowed == false` are ruled out.
+///
+/// The best `n` labels under these draws are `n` distinct labels drawn without replacement from
+/// `π ∝ exp(s/T)`: the law of sampling until n are distinct (Gumbel-top-n).
+pub(crate) fn draws(labels: &[String], allowed: &[bool], seed: u64, key: &Row) -> Vec<f64> {
+    let key = encode_row(key);
+    let draw = |(label, allowed): (&String, &bool)| match allowed {
+        true => gumbel(seed, &key, label),
+        false => f64::NEG_INFINITY,
     };
-    let mut order: Vec<(f64, usize)> =
-        (0..labels.len()).filter(|at| allowed[*at]).map(|at| (perturbed(at), at)).collect();
-    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    order.into_iter().take(n).map(|(_, at)| at).collect()
+    labels.iter().zip(allowed).map(draw).collect()
 }
 
 /// Each label's expected win rate over a uniform draw from the others: `E[σ(s(c) − s(c′))]`.
@@ -176,18 +170,25 @@ pub(crate) fn win_rates(scores: &[f32]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choosing::{Choosing, pick};
 
     fn labels(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("label {i}")).collect()
     }
 
+    /// The places of `n` labels drawn under `scores`.
+    fn sample(scores: &[f32], allowed: &[bool], (seed, key): (u64, u64), n: usize) -> Vec<usize> {
+        let how = Choosing { prior: vec![0.0; scores.len()], temperature: 1.0, count: n };
+        let draws = draws(&labels(scores.len()), allowed, seed, &Row::from([Value::U64(key)]));
+        pick(&how, scores, &draws).into_iter().map(|(label, _)| label).collect()
+    }
+
     #[test]
     fn the_first_draw_has_the_law_of_the_softmax() {
-        let (labels, scores) = (labels(4), [0.0f32, 1.0, 2.0, -1.0]);
+        let scores = [0.0f32, 1.0, 2.0, -1.0];
         let mut first = [0f64; 4];
         for user in 0..20_000 {
-            let key = Row::from([Value::U64(user)]);
-            first[sample(&labels, &scores, &[true; 4], 1.0, (7, &key), 1)[0]] += 1.0 / 20_000.0;
+            first[sample(&scores, &[true; 4], (7, user), 1)[0]] += 1.0 / 20_000.0;
         }
         let total: f64 = scores.iter().map(|s| f64::from(*s).exp()).sum();
         for (share, score) in first.iter().zip(scores) {
@@ -197,21 +198,14 @@ mod tests {
 
     #[test]
     fn draws_follow_seed_key_and_label_alone() {
-        let (labels, scores) = (labels(9), [0.0f32; 9]);
-        let key = |n| Row::from([Value::U64(n)]);
-        let draw = |seed, k: &Row| sample(&labels, &scores, &[true; 9], 1.0, (seed, k), 5);
-        assert_eq!(draw(1, &key(1)), draw(1, &key(1)));
-        assert_ne!(draw(1, &key(1)), draw(2, &key(1)));
-        assert_ne!(draw(1, &key(1)), draw(1, &key(2)));
+        let scores = [0.0f32; 9];
+        let draw = |seed, key| sample(&scores, &[true; 9], (seed, key), 5);
+        assert_eq!(draw(1, 1), draw(1, 1));
+        assert_ne!(draw(1, 1), draw(2, 1));
+        assert_ne!(draw(1, 1), draw(1, 2));
         let mut allowed = [true; 9];
-        allowed[draw(1, &key(1))[0]] = false;
-        assert_eq!(sample(&labels, &scores, &allowed, 1.0, (1, &key(1)), 4), draw(1, &key(1))[1..]);
-    }
-
-    #[test]
-    fn temperature_zero_takes_the_best() {
-        let scores = [0.5f32, 3.0, 1.0];
-        assert_eq!(sample(&labels(3), &scores, &[true; 3], 0.0, (1, &Row::empty()), 2), [1, 2]);
+        allowed[draw(1, 1)[0]] = false;
+        assert_eq!(sample(&scores, &allowed, (1, 1), 4), draw(1, 1)[1..]);
     }
 
     #[test]

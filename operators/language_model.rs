@@ -8,7 +8,10 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::shape::{CallError, Cost, KernelError};
+use crate::{
+    choosing::{Best, Choosing, Question, pick},
+    shape::{CallError, Cost, KernelError},
+};
 
 /// Hears the answers to a batch: the place of a question, and its answer. Says whether to go on;
 /// questions that are not begun by then are dropped. Each question is answered once at most.
@@ -76,6 +79,25 @@ pub trait LanguageModel: Send + Sync {
         prompts: &[String],
         answered: &mut Answered<'_, Vec<f32>>,
     ) -> Result<Cost, CallError>;
+
+    /// The best labels after every prompt: what [`pick`] picks from [`LanguageModel::score`].
+    ///
+    /// A model that need not look at all labels for that does better than this one, which does.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::score`].
+    fn choose(
+        &self,
+        labels: &[String],
+        how: &Choosing,
+        questions: &[Question],
+        answered: &mut Answered<'_, Best>,
+    ) -> Result<Cost, CallError> {
+        let prompts: Vec<String> = questions.iter().map(|question| question.prompt.clone()).collect();
+        self.score(labels, &prompts, &mut |at, logprobs| {
+            answered(at, logprobs.map(|logprobs| pick(how, &logprobs, &questions[at].draws)))
+        })
+    }
 
     /// A text for every prompt.
     ///

@@ -7,6 +7,8 @@
 pub mod align;
 pub mod category_map;
 pub mod chat;
+mod choose_labels;
+pub mod choosing;
 pub mod click_filter;
 pub mod compact;
 pub mod count;

@@ -5,16 +5,21 @@
 //! paid for and remembered is the distribution: other temperatures, seeds or numbers of candidates
 //! cost no further call.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     category_map::CategoryTable,
-    label_policy::{LabelPrior, ScoreLabels, fit_prior, sample},
+    choose_labels::{ChooseLabels, cells},
+    choosing::{Choosing, Question, pick},
+    label_policy::{LabelPrior, ScoreLabels, draws, fit_prior},
+    language_model::LanguageModel,
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema},
-    shape::{Graph, LeafId},
+    shape::{Fitted, Graph, LeafId},
 };
 
 /// Draws candidate labels for each prompt from a language model.
@@ -31,6 +36,22 @@ pub struct LlmSampler {
     /// Seed of the draws.
     #[serde(default)]
     pub seed: u64,
+    /// How much of the label set the model looks at.
+    #[serde(default)]
+    pub decoding: Decoding,
+}
+
+/// How much of a label set the model looks at. The candidates are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoding {
+    /// All of it. What is remembered is the whole distribution, so that other candidates, temperatures
+    /// and seeds cost no further call.
+    #[default]
+    Full,
+    /// What may be among the candidates: for label sets of hundreds and more. Every key is a call of
+    /// its own.
+    Lazy,
 }
 
 fn one() -> f64 {
@@ -102,6 +123,34 @@ impl Operator for LlmSampler {
         let prompts = inputs.inputs[0].leaf;
         let neutral = inputs.inputs[0].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
         let prior = fit_prior(graph, labels, model.clone(), neutral);
+        match self.decoding {
+            Decoding::Full => self.all_labels(at, graph, prompts, labels, prior, model),
+            Decoding::Lazy => self.best_labels(at, graph, prompts, prior, model),
+        }
+    }
+}
+
+impl LlmSampler {
+    fn how(&self, prior: &LabelPrior) -> Choosing {
+        let count = usize::try_from(self.candidates).unwrap_or(usize::MAX);
+        Choosing { prior: prior.prior.clone(), temperature: self.temperature, count }
+    }
+
+    fn draws(&self, prior: &LabelPrior, recent: &Value, key: &Row) -> Vec<f64> {
+        let allowed = allowed(prior, recent.as_list().unwrap_or_default());
+        draws(&prior.labels, &allowed, self.seed, key)
+    }
+
+    /// Candidates out of the distribution over all labels.
+    fn all_labels(
+        &self,
+        at: Columns,
+        graph: &mut Graph,
+        prompts: LeafId,
+        labels: Fitted<CategoryTable>,
+        prior: Fitted<LabelPrior>,
+        model: &Arc<dyn LanguageModel>,
+    ) -> LeafId {
         let requests = graph.map("requests", prompts, move |key, row, out| {
             out.push((key.clone(), Row::from([row[at.prompt].clone()])));
             Ok(())
@@ -113,14 +162,41 @@ impl Operator for LlmSampler {
         let sampler = self.clone();
         graph.map_with("", answered, prior, move |prior, key, row, out| {
             let logprobs = row[1].as_floats().ok_or("an answer is not a vector")?;
-            let scores = prior.scores(&logprobs);
-            let allowed = allowed(prior, row[0].as_list().unwrap_or_default());
-            let draws = (sampler.seed, key);
-            let n = usize::try_from(sampler.candidates).unwrap_or(usize::MAX);
-            let drawn = sample(&prior.labels, &scores, &allowed, sampler.temperature, draws, n);
-            let cell = |at: usize| crate::align::scored(Value::text(&prior.labels[at]), scores[at].into());
-            out.push((key.clone(), Row::from([row[0].clone(), Value::list(drawn.into_iter().map(cell))])));
+            let best = pick(&sampler.how(prior), &logprobs, &sampler.draws(prior, &row[0], key));
+            out.push((key.clone(), Row::from([row[0].clone(), cells(prior, best)])));
             Ok(())
+        })
+    }
+
+    /// Candidates found without looking at all labels.
+    fn best_labels(
+        &self,
+        at: Columns,
+        graph: &mut Graph,
+        prompts: LeafId,
+        prior: Fitted<LabelPrior>,
+        model: &Arc<dyn LanguageModel>,
+    ) -> LeafId {
+        let requests = graph.map("requests", prompts, move |key, row, out| {
+            let asked = Row::from([row[at.prompt].clone(), row[at.recent].clone()]);
+            out.push((key.clone(), asked.concat(key)));
+            Ok(())
+        });
+        let sampler = self.clone();
+        let question = move |prior: &LabelPrior, asked: &Row| Question {
+            prompt: asked[0].as_text().unwrap_or_default().to_string(),
+            draws: sampler.draws(prior, &asked[1], &Row(asked[2..].into())),
+        };
+        let kernel = ChooseLabels {
+            model: model.clone(),
+            name: format!("seed {}", self.seed),
+            temperature: self.temperature,
+            count: usize::try_from(self.candidates).unwrap_or(usize::MAX),
+            question,
+        };
+        let answers = graph.infer_with("answers", requests, prior, kernel);
+        graph.join("", prompts, answers, move |key, prompt, answer, out| {
+            out.push((key.clone(), Row::from([prompt[at.recent].clone(), answer[0].clone()])));
         })
     }
 }

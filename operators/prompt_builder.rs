@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     category_map::domain_of,
-    chat::chat_safe,
+    chat::{NAME_LIMIT, chat_safe},
     operator::{Described, Inputs, Operator, Problem, Problems},
     ordered::encode_row,
     row::{Row, Value},
@@ -55,8 +55,6 @@ fn fallbacks() -> Vec<Fallback> {
     vec![Fallback::Group, Fallback::Default]
 }
 
-/// Characters of one category name that reach a prompt, at most.
-const NAME_LIMIT: usize = 120;
 /// Characters of a profile that reach a prompt, at most.
 const PROFILE_LIMIT: usize = 2000;
 
@@ -80,7 +78,7 @@ pub(crate) fn render(
     let recent: Vec<String> =
         recent.iter().filter_map(Value::as_text).map(|name| chat_safe(name, NAME_LIMIT)).collect();
     template
-        .render(&json!({ "group": group, "profile": chat_safe(profile, PROFILE_LIMIT), "recent": recent }))
+        .render(&json!({ "group": chat_safe(group, NAME_LIMIT), "profile": chat_safe(profile, PROFILE_LIMIT), "recent": recent }))
 }
 
 /// The store key of a group and its recent categories.

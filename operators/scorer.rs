@@ -5,7 +5,7 @@
 //! reward model is trained the score is zero-shot: the win rate against the other labels, prior
 //! subtracted.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     align::{scored, scored_categories},
     category_map::CategoryTable,
-    label_policy::{ScoreLabels, fit_prior, label_domain, win_rates},
+    choose_labels::ChooseLabels,
+    choosing::Question,
+    label_policy::{LabelPrior, ScoreLabels, fit_prior, label_domain, win_rates},
+    language_model::LanguageModel,
     operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
     row::{Row, Value},
     schema::{Column, Schema},
-    shape::{Graph, LeafId},
+    shape::{Fitted, Graph, KernelError, LeafId},
     template::Template,
 };
 
@@ -30,6 +33,21 @@ use crate::{
 pub struct Scorer {
     /// The relevance template (minijinja), which sees `profile`, `group` and `recent`.
     pub template: PathBuf,
+    /// What a candidate's win rate is over.
+    #[serde(default)]
+    pub against: Against,
+}
+
+/// Whom candidates are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Against {
+    /// All other labels. One call per prompt, which does not wait for the candidates.
+    #[default]
+    Labels,
+    /// The other candidates: for label sets of hundreds and more. The model looks at the candidates
+    /// alone.
+    Candidates,
 }
 
 /// Places of the columns the scorer reads, its template, and the node that defines the labels.
@@ -70,11 +88,22 @@ impl Scorer {
     }
 }
 
+/// The name in a cell of name and score.
+fn name(cell: &Value) -> Option<Value> {
+    cell.as_list().and_then(|pair| pair.first()).cloned()
+}
+
+/// Name and score of a cell.
+fn score(cell: &Value) -> Option<(Value, f32)> {
+    let pair = cell.as_list()?;
+    Some((pair.first()?.clone(), pair.get(1)?.as_f64()? as f32))
+}
+
 /// The candidates with the win rate that `scores` (label, rate) gives them.
 fn rate(candidates: &[Value], scores: &[Value]) -> Vec<Value> {
-    let first = |cell: &Value| cell.as_list().and_then(|pair| pair.first()).cloned();
-    let rate_of = |name: &Value| scores.iter().find(|cell| first(cell).as_ref() == Some(name)).cloned();
-    candidates.iter().filter_map(first).filter_map(|name| rate_of(&name)).collect()
+    let rate_of =
+        |candidate: &Value| scores.iter().find(|cell| name(cell).as_ref() == Some(candidate)).cloned();
+    candidates.iter().filter_map(name).filter_map(|candidate| rate_of(&candidate)).collect()
 }
 
 impl Operator for Scorer {
@@ -96,29 +125,90 @@ impl Operator for Scorer {
         let Some(labels) = graph.labels_of::<CategoryTable>(&parts.labels) else {
             unreachable!("the candidates' domain is a category_map")
         };
-        let Parts { recent, candidates, profile, prompt_recent, template, .. } = parts;
-        let neutral = render(&template, "", "", &[]).unwrap_or_default();
+        let neutral = render(&parts.template, "", "", &[]).unwrap_or_default();
         let prior = fit_prior(graph, labels, model.clone(), neutral);
-        let requests = graph.map("requests", inputs.inputs[1].leaf, move |key, row, out| {
-            let profile = row[profile].as_text().unwrap_or_default();
-            let recent = row[prompt_recent].as_list().unwrap_or_default();
-            let group = key[0].as_text().unwrap_or_default();
-            out.push((key.clone(), Row::from([Value::text(render(&template, group, profile, recent)?)])));
-            Ok(())
-        });
-        let answers = graph.infer_with("answers", requests, labels, ScoreLabels(model.clone()));
-        let rates = graph.map_with("rates", answers, prior, |prior, key, row, out| {
-            let rates = win_rates(&prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?));
-            let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
-            out.push((key.clone(), Row::from([Value::list(cells)])));
-            Ok(())
-        });
-        graph.join("", inputs.inputs[0].leaf, rates, move |key, novel, rates, out| {
-            let scored =
-                rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
-            out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
-        })
+        let [novel, prompts] = [0, 1].map(|at| inputs.inputs[at].leaf);
+        match self.against {
+            Against::Labels => against_labels(parts, graph, [novel, prompts], labels, prior, model),
+            Against::Candidates => against_candidates(parts, graph, [novel, prompts], prior, model),
+        }
     }
+}
+
+impl Parts {
+    /// The relevance prompt of a key.
+    fn prompt(&self, key: &Row, row: &Row) -> Result<Value, KernelError> {
+        let profile = row[self.profile].as_text().unwrap_or_default();
+        let recent = row[self.prompt_recent].as_list().unwrap_or_default();
+        let group = key[0].as_text().unwrap_or_default();
+        Ok(Value::text(render(&self.template, group, profile, recent)?))
+    }
+}
+
+fn against_labels(
+    parts: Parts,
+    graph: &mut Graph,
+    [novel, prompts]: [LeafId; 2],
+    labels: Fitted<CategoryTable>,
+    prior: Fitted<LabelPrior>,
+    model: &Arc<dyn LanguageModel>,
+) -> LeafId {
+    let Parts { recent, candidates, .. } = parts;
+    let requests = graph.map("requests", prompts, move |key, row, out| {
+        out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
+        Ok(())
+    });
+    let answers = graph.infer_with("answers", requests, labels, ScoreLabels(model.clone()));
+    let rates = graph.map_with("rates", answers, prior, |prior, key, row, out| {
+        let rates = win_rates(&prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?));
+        let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
+        out.push((key.clone(), Row::from([Value::list(cells)])));
+        Ok(())
+    });
+    graph.join("", novel, rates, move |key, novel, rates, out| {
+        let scored =
+            rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
+        out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
+    })
+}
+
+fn against_candidates(
+    parts: Parts,
+    graph: &mut Graph,
+    [novel, prompts]: [LeafId; 2],
+    prior: Fitted<LabelPrior>,
+    model: &Arc<dyn LanguageModel>,
+) -> LeafId {
+    let Parts { recent, candidates, .. } = parts;
+    let relevance = graph.map("relevance_prompts", prompts, move |key, row, out| {
+        out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
+        Ok(())
+    });
+    let requests = graph.join("requests", novel, relevance, move |key, novel, prompt, out| {
+        let names = novel[candidates].as_list().unwrap_or_default().iter().filter_map(name);
+        out.push((key.clone(), Row::from([prompt[0].clone(), Value::list(names)])));
+    });
+    let question = |prior: &LabelPrior, asked: &Row| {
+        let names: BTreeSet<&str> =
+            asked[1].as_list().unwrap_or_default().iter().filter_map(Value::as_text).collect();
+        let draw = |label: &String| if names.contains(label.as_str()) { 0.0 } else { f64::NEG_INFINITY };
+        Question {
+            prompt: asked[0].as_text().unwrap_or_default().to_string(),
+            draws: prior.labels.iter().map(draw).collect(),
+        }
+    };
+    let name = "candidates".to_string();
+    let kernel = ChooseLabels { model: model.clone(), name, temperature: 0.0, count: usize::MAX, question };
+    let answers = graph.infer_with("answers", requests, prior, kernel);
+    graph.join("", novel, answers, move |key, novel, answer, out| {
+        let scores: Vec<(Value, f32)> =
+            answer[0].as_list().unwrap_or_default().iter().filter_map(score).collect();
+        let rates = win_rates(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>());
+        let rates: Vec<Value> =
+            scores.into_iter().zip(rates).map(|((name, _), rate)| scored(name, rate)).collect();
+        let scored = rate(novel[candidates].as_list().unwrap_or_default(), &rates);
+        out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
+    })
 }
 
 impl Described for Scorer {

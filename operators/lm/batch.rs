@@ -13,9 +13,46 @@ use super::attention::{Heads, KeyValues, Sight};
 pub(crate) struct Branch {
     /// The token.
     pub(crate) token: u32,
-    /// Its parent, an earlier branch; `None` is the last token of the prompt.
+    /// Its parent, an earlier branch, those [`Grown`] before counted first; `None` is the last token
+    /// of the prompt.
     pub(crate) parent: Option<usize>,
 }
+
+/// Branches that were computed in earlier passes: where they hang, and their keys and values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grown {
+    parents: Vec<Option<usize>>,
+    /// By layer, `[key | value]` of each branch.
+    layers: Vec<Vec<f32>>,
+}
+
+impl Grown {
+    /// Number of branches.
+    pub(crate) fn len(&self) -> usize {
+        self.parents.len()
+    }
+
+    /// Adds a branch, whose keys and values are to be taken from the pass under way.
+    pub(crate) fn push(&mut self, parent: Option<usize>) {
+        self.parents.push(parent);
+    }
+
+    /// Takes the `[key | value]` of a branch that was pushed, one layer after the other.
+    pub(crate) fn take(&mut self, layer: usize, keys_values: &[f32]) {
+        if self.layers.len() <= layer {
+            self.layers.resize(layer + 1, Vec::new());
+        }
+        self.layers[layer].extend_from_slice(keys_values);
+    }
+
+    /// The `[key | value]` of a branch in one layer, both of them `width` numbers together.
+    pub(crate) fn keys_values(&self, layer: usize, branch: usize, width: usize) -> &[f32] {
+        &self.layers[layer][branch * width..][..width]
+    }
+}
+
+/// No branches.
+static BARE: Grown = Grown { parents: Vec::new(), layers: Vec::new() };
 
 /// One prompt of a forward pass; its rows are its tokens, then the branches of its tree.
 #[derive(Clone, Copy)]
@@ -24,11 +61,18 @@ pub(crate) struct Sequence<'a> {
     pub(crate) prefix: Option<&'a Prefix>,
     /// The tokens to compute.
     pub(crate) tokens: &'a [u32],
-    /// The tree on top of them.
+    /// The branches of a tree on top of them that were computed before; then `tokens` is empty.
+    pub(crate) grown: &'a Grown,
+    /// The tree's branches to compute.
     pub(crate) tree: &'a [Branch],
 }
 
-impl Sequence<'_> {
+impl<'a> Sequence<'a> {
+    /// A sequence whose tree is new.
+    pub(crate) fn new(prefix: Option<&'a Prefix>, tokens: &'a [u32], tree: &'a [Branch]) -> Self {
+        Sequence { prefix, tokens, grown: &BARE, tree }
+    }
+
     /// Rows in a forward pass.
     pub(crate) fn rows(&self) -> usize {
         self.tokens.len() + self.tree.len()
@@ -73,25 +117,38 @@ pub(crate) struct Layout {
     pub(crate) tokens: Vec<u32>,
     pub(crate) positions: Vec<usize>,
     pub(crate) sights: Vec<Sight>,
+    /// Sequence and branch of the rows that were computed before; they come after all others.
+    pub(crate) given: Vec<(usize, usize)>,
 }
 
 impl Layout {
     /// Lays the rows of the sequences out one after the other.
     pub(crate) fn new(sequences: &[Sequence]) -> Self {
-        let mut layout = Self { tokens: Vec::new(), positions: Vec::new(), sights: Vec::new() };
-        for sequence in sequences {
-            let start = sequence.prefix.map_or(0, |prefix| prefix.end);
+        let computed: usize = sequences.iter().map(Sequence::rows).sum();
+        let mut layout =
+            Self { tokens: Vec::new(), positions: Vec::new(), sights: Vec::new(), given: Vec::new() };
+        for (index, sequence) in sequences.iter().enumerate() {
+            let start = sequence.prefix.map_or(0, Prefix::end);
             for (i, token) in sequence.tokens.iter().enumerate() {
                 let prompt = start + i + 1;
                 layout.push(*token, start + i, Sight { prompt, ancestors: Vec::new() });
             }
-            let (first, prompt) = (layout.tokens.len(), start + sequence.tokens.len());
+            let prompt = start + sequence.tokens.len();
+            // By branch, the rows from the root of the tree down to it.
+            let mut paths: Vec<Vec<usize>> = Vec::with_capacity(sequence.grown.len() + sequence.tree.len());
+            let mut grow = |parent: Option<usize>, row: usize| {
+                let mut path = parent.map_or(Vec::new(), |parent| paths[parent].clone());
+                path.push(row);
+                paths.push(path.clone());
+                path
+            };
+            for (branch, parent) in sequence.grown.parents.iter().enumerate() {
+                grow(*parent, computed + layout.given.len());
+                layout.given.push((index, branch));
+            }
             for branch in sequence.tree {
-                let row = layout.tokens.len();
-                let mut ancestors =
-                    branch.parent.map_or(Vec::new(), |p| layout.sights[first + p].ancestors.clone());
-                let position = prompt + ancestors.len();
-                ancestors.push(row);
+                let ancestors = grow(branch.parent, layout.tokens.len());
+                let position = prompt + ancestors.len() - 1;
                 layout.push(branch.token, position, Sight { prompt, ancestors });
             }
         }
@@ -114,8 +171,8 @@ mod tests {
         let prefix = Prefix::new(None, 5, Vec::new());
         let branch = |token, parent| Branch { token, parent };
         let tree = [branch(7, None), branch(8, Some(0)), branch(9, None)];
-        let first = Sequence { prefix: None, tokens: &[1, 2], tree: &tree };
-        let second = Sequence { prefix: Some(&prefix), tokens: &[3], tree: &tree[..1] };
+        let first = Sequence::new(None, &[1, 2], &tree);
+        let second = Sequence::new(Some(&prefix), &[3], &tree[..1]);
         let layout = Layout::new(&[first, second]);
         assert_eq!(layout.tokens, [1, 2, 7, 8, 9, 3, 7]);
         assert_eq!(layout.positions, [0, 1, 2, 3, 2, 5, 6]);
@@ -123,5 +180,20 @@ mod tests {
         assert_eq!(prompts, [1, 2, 2, 2, 2, 6, 6]);
         let ancestors: Vec<_> = layout.sights.iter().map(|sight| &sight.ancestors[..]).collect();
         assert_eq!(ancestors, [&[][..], &[], &[2], &[2, 3], &[4], &[], &[6]]);
+    }
+
+    #[test]
+    fn rows_see_ancestors_that_were_computed_before() {
+        let prefix = Prefix::new(None, 5, Vec::new());
+        let grown = Grown { parents: vec![None, Some(0), None], layers: Vec::new() };
+        let branch = |token, parent| Branch { token, parent };
+        // Below the grown branch 1, beside the grown ones, and below the latter.
+        let tree = [branch(7, Some(1)), branch(8, None), branch(9, Some(4))];
+        let old = Sequence { prefix: Some(&prefix), tokens: &[], grown: &grown, tree: &tree };
+        let layout = Layout::new(&[Sequence::new(None, &[1], &[]), old]);
+        assert_eq!(layout.positions, [0, 7, 5, 6]);
+        let ancestors: Vec<_> = layout.sights.iter().map(|sight| &sight.ancestors[..]).collect();
+        assert_eq!(ancestors, [&[][..], &[4, 5, 1], &[2], &[2, 3]]);
+        assert_eq!(layout.given, [(1, 0), (1, 1), (1, 2)]);
     }
 }

@@ -23,7 +23,7 @@ use crate::language_model::Answered;
 use crate::shape::Cost;
 
 /// Rows from which a pass is full: more would not speed up the kernel.
-const FULL: usize = 192;
+pub(super) const FULL: usize = 192;
 
 /// Scores all labels of a trie after each prompt: answers `log p(label, end | prompt)` of each label,
 /// in the order given.
@@ -41,22 +41,38 @@ pub fn score_labels(
     prompts: &[String],
     answered: &mut Answered<'_, Vec<f32>>,
 ) -> Result<Cost, LmError> {
-    let prompts = tokenise(model.tokenizer(), prompts)?;
+    let Some((prompts, places)) = fitting(model, trie, prompts, answered)? else {
+        return Ok(Cost::default());
+    };
+    Ok(score_tokens(model.network(), trie, &prompts, &mut |at, answer| answered(places[at], answer)))
+}
+
+/// The token ids of the prompts that can be asked, with their places; the others are answered with
+/// what is wrong with them. Nothing, if no answer is wanted any more.
+pub(super) fn fitting<T>(
+    model: &LocalModel,
+    trie: &LabelTrie,
+    prompts: &[impl AsRef<str>],
+    answered: &mut Answered<'_, T>,
+) -> Result<Option<(Vec<Vec<u32>>, Vec<usize>)>, LmError> {
     let available = model.network().sizes().context;
     let (mut good, mut places) = (Vec::new(), Vec::new());
-    for (prompt, ids) in prompts.into_iter().enumerate() {
+    for (prompt, ids) in tokenise(model.tokenizer(), prompts)?.into_iter().enumerate() {
         let needed = ids.len() + trie.depth();
         let cause = match ids.is_empty() {
             true => Some(LmError::EmptyPrompt),
             false => (needed > available).then_some(LmError::TooLong { needed, available }),
         };
         match cause {
-            None => (good.push(ids), places.push(prompt)).0,
-            Some(cause) if answered(prompt, Err(cause.to_string())).is_break() => return Ok(Cost::default()),
+            None => {
+                good.push(ids);
+                places.push(prompt);
+            }
+            Some(cause) if answered(prompt, Err(cause.to_string())).is_break() => return Ok(None),
             Some(_) => {}
         }
     }
-    Ok(score_tokens(model.network(), trie, &good, &mut |at, answer| answered(places[at], answer)))
+    Ok(Some((good, places)))
 }
 
 /// What [`score_labels`] will cost for these prompts, without the model's weights.
@@ -69,12 +85,15 @@ pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmErro
     Ok(Plan::new(&prompts).cost())
 }
 
-pub(crate) fn tokenise(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
-    prompts.iter().map(|prompt| tokenizer.prompt(prompt)).collect()
+pub(crate) fn tokenise(
+    tokenizer: &LmTokenizer,
+    prompts: &[impl AsRef<str>],
+) -> Result<Vec<Vec<u32>>, LmError> {
+    prompts.iter().map(|prompt| tokenizer.prompt(prompt.as_ref())).collect()
 }
 
 /// [`score_labels`] on token ids.
-fn score_tokens(
+pub(super) fn score_tokens(
     network: &Llama,
     trie: &LabelTrie,
     prompts: &[Vec<u32>],
@@ -130,11 +149,7 @@ fn score_pass(network: &Llama, trie: &LabelTrie, plan: &Plan, tails: &[Tail]) ->
     let sequences: Vec<_> = tails
         .iter()
         .zip(&prefixes)
-        .map(|(tail, prefix)| Sequence {
-            prefix: prefix.as_deref(),
-            tokens: plan.tokens(tail),
-            tree: trie.branches(),
-        })
+        .map(|(tail, prefix)| Sequence::new(prefix.as_deref(), plan.tokens(tail), trie.branches()))
         .collect();
     let hidden = network.hidden(&sequences);
     let mut edges = Vec::with_capacity(tails.len() * trie.edges().len());
@@ -201,7 +216,7 @@ mod tests {
         let found = score(&network, &trie, std::slice::from_ref(&prompt));
         for (path, found) in paths.iter().zip(&found.logprobs[0]) {
             let row: Vec<u32> = prompt.iter().chain(*path).copied().collect();
-            let hidden = network.hidden(&[Sequence { prefix: None, tokens: &row, tree: &[] }]);
+            let hidden = network.hidden(&[Sequence::new(None, &row, &[])]);
             let answer = path.iter().chain([&END]);
             let edges: Vec<Edge> =
                 (29..).zip(answer).map(|(row, token)| Edge { row, token: *token }).collect();

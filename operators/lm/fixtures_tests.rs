@@ -81,7 +81,7 @@ fn logits_are_those_of_the_reference() {
     for prompt in list(&fixture("prompts_dev.json")["prompts"]).iter().take(3) {
         let tokens = MODEL.tokenizer().encode(prompt["text"].as_str().unwrap(), true).unwrap();
         assert_eq!(tokens, ids(&prompt["ids"]));
-        let logits = last_logits(Sequence { prefix: None, tokens: &tokens, tree: &[] });
+        let logits = last_logits(Sequence::new(None, &tokens, &[]));
         for top in list(&prompt["top10"]) {
             let found = logits[top["id"].as_u64().unwrap() as usize] as f64;
             assert!((found - top["logit"].as_f64().unwrap()).abs() < 5e-4, "{found} {top}");

@@ -1,36 +1,30 @@
-//! The llama network for inference: many short sequences, shared prefixes, trees of tokens.
+//! The network of Llama and Qwen2: its weights, and loading them.
 //!
-//! Decision: a forward pass runs on one thread, and threads take different passes. Prompts come by
-//! the hundred, so all cores are busy without a barrier, and no result can depend on their number.
-//! The rows of several sequences go through each weight matrix together; attention alone knows
-//! which row belongs where.
+//! Decision: related matrices over the same input are packed as one, and the embedding table is the
+//! output weights where the model ties them, so that nothing is held twice. What one architecture
+//! has and the other has not is an option here; there is one network.
 
-use std::sync::Arc;
-
-use super::attention::{KeyValues, Scratch, attend};
-use super::batch::{Layout, Prefix, Sequence};
 use super::error::LmError;
 use super::head::Head;
-use super::math::{gate, rms_norm, rotate};
-use super::matmul::{Matrix, Tiles};
+use super::matmul::Matrix;
 use super::sizes::Sizes;
-use super::spread::{self, Threads};
 
 /// Gives a tensor by its GGUF name after checking its shape; query and key rows in rotation order.
 pub(crate) type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, LmError> + 'a;
 
-struct Layer {
-    attention_norm: Vec<f32>,
+/// The weights of a layer.
+pub(super) struct Layer {
+    pub(super) attention_norm: Vec<f32>,
     /// `[query | key | value]` over the same input.
-    projection: Matrix,
+    pub(super) projection: Matrix,
     /// `[query | key | value]` to add, where the model has it.
-    bias: Option<Vec<f32>>,
-    output: Matrix,
-    output_bias: Option<Vec<f32>>,
-    inner_norm: Vec<f32>,
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) output: Matrix,
+    pub(super) output_bias: Option<Vec<f32>>,
+    pub(super) inner_norm: Vec<f32>,
     /// `[gate | up]` over the same input.
-    gate_up: Matrix,
-    down: Matrix,
+    pub(super) gate_up: Matrix,
+    pub(super) down: Matrix,
 }
 
 impl Layer {
@@ -69,7 +63,7 @@ fn biases(sizes: &Sizes, layer: usize, source: &mut Source) -> Result<Biases, Lm
 }
 
 /// Adds a bias to each row, where there is one.
-fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
+pub(super) fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
     if let Some(bias) = bias {
         rows.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(x, b)| *x += b));
     }
@@ -77,13 +71,13 @@ fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
 
 /// The weights of a llama network.
 pub(crate) struct Llama {
-    sizes: Sizes,
+    pub(super) sizes: Sizes,
     /// The embedding table, where it is not the output weights.
-    embedding: Option<Matrix>,
-    layers: Vec<Layer>,
-    head: Head,
+    pub(super) embedding: Option<Matrix>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) head: Head,
     /// Angle per position of each rotated pair.
-    frequencies: Vec<f64>,
+    pub(super) frequencies: Vec<f64>,
 }
 
 impl Llama {
@@ -136,119 +130,5 @@ impl Llama {
         self.layers.iter().map(layer).sum::<usize>()
             + self.embedding.as_ref().map_or(0, Matrix::bytes)
             + self.head.bytes()
-    }
-
-    /// Computes the keys and values of `tokens` after `parent`.
-    pub(crate) fn extend(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> Prefix {
-        let mut layers = Vec::with_capacity(self.sizes.layers);
-        let sequence = Sequence { prefix: parent.as_deref(), tokens, tree: &[] };
-        self.forward(&[sequence], Threads::One, &mut |keys_values| layers.push(std::mem::take(keys_values)));
-        Prefix::new(parent, tokens.len(), layers)
-    }
-
-    /// Hidden states of all rows, and of each sequence the keys and values of its tokens by layer.
-    pub(crate) fn read(&self, sequences: &[Sequence], threads: Threads) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
-        let mut seen: Vec<Vec<KeyValues>> = sequences.iter().map(|_| Vec::new()).collect();
-        let mut order = (0..sequences.len()).cycle();
-        let hidden = self.forward(sequences, threads, &mut |keys_values| {
-            order.by_ref().take(1).for_each(|at| seen[at].push(std::mem::take(keys_values)));
-        });
-        (hidden, seen)
-    }
-
-    /// Hidden states before the last norm, `[row][hidden]`, the rows of the sequences in order.
-    pub(crate) fn hidden(&self, sequences: &[Sequence]) -> Vec<f32> {
-        self.forward(sequences, Threads::One, &mut |_| ())
-    }
-
-    /// `seen` gets the keys and values of the tokens of each sequence, layer by layer.
-    fn forward(
-        &self,
-        sequences: &[Sequence],
-        threads: Threads,
-        seen: &mut dyn FnMut(&mut KeyValues),
-    ) -> Vec<f32> {
-        let Sizes { hidden, inner, heads, epsilon, .. } = self.sizes;
-        let layout = Layout::new(sequences);
-        let rows = layout.tokens.len();
-        let rotation = self.rotation(&layout.positions);
-        let mut x = self.embed(&layout.tokens);
-        let mut normed = vec![0.0; rows * hidden];
-        let mut projected = vec![0.0; rows * heads.row_width()];
-        let mut mixed = vec![0.0; rows * heads.query_width()];
-        let mut wide = vec![0.0; rows * 2 * inner];
-        let (mut tiles, mut panel, mut scratch) = (Tiles::default(), Vec::new(), Scratch::default());
-        let mut product = |matrix: &Matrix, tiles: &Tiles, y: &mut [f32], add| match threads {
-            Threads::One => matrix.apply(tiles, &mut panel, y, add),
-            Threads::All => matrix.apply_spread(tiles, y, add),
-        };
-        let mut own = KeyValues::default();
-        for (index, layer) in self.layers.iter().enumerate() {
-            rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
-            tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            product(&layer.projection, &tiles, &mut projected, false);
-            add_bias(&mut projected, &layer.bias);
-            self.rotate(&rotation, &mut projected);
-            if threads == Threads::All {
-                spread::attend(heads, index, sequences, &projected, &mut mixed)
-                    .iter_mut()
-                    .for_each(&mut *seen);
-            }
-            let mut first = 0;
-            for sequence in sequences.iter().filter(|_| threads == Threads::One) {
-                own.pack(heads, &projected, first, sequence.tokens.len());
-                let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(index));
-                path.push(&own);
-                let sights = &layout.sights[first..first + sequence.rows()];
-                attend(heads, &projected, first, sights, &path, &mut scratch, &mut mixed);
-                seen(&mut own);
-                first += sequence.rows();
-            }
-            tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
-            product(&layer.output, &tiles, &mut x, true);
-            add_bias(&mut x, &layer.output_bias);
-
-            rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
-            tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            product(&layer.gate_up, &tiles, &mut wide, false);
-            gate(&mut wide, inner);
-            tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
-            product(&layer.down, &tiles, &mut x, true);
-        }
-        x
-    }
-
-    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
-        let table = self.embedding.as_ref().unwrap_or(self.head.weights());
-        let mut x = vec![0.0; tokens.len() * self.sizes.hidden];
-        for (token, x) in tokens.iter().zip(x.chunks_exact_mut(self.sizes.hidden)) {
-            table.read_output(*token as usize, x);
-        }
-        x
-    }
-
-    /// `[cos | sin]` of each row.
-    fn rotation(&self, positions: &[usize]) -> Vec<f32> {
-        let mut rotation = Vec::with_capacity(positions.len() * self.sizes.heads.size);
-        for position in positions {
-            let angles = self.frequencies.iter().map(|frequency| *position as f64 * frequency);
-            rotation.extend(angles.clone().map(|angle| angle.cos() as f32));
-            rotation.extend(angles.map(|angle| angle.sin() as f32));
-        }
-        rotation
-    }
-
-    /// Rotates queries and keys in place, and scales the queries by `1/√size`.
-    fn rotate(&self, rotation: &[f32], projected: &mut [f32]) {
-        let heads = self.sizes.heads;
-        let scale = 1.0 / (heads.size as f32).sqrt();
-        for (row, rotation) in
-            projected.chunks_exact_mut(heads.row_width()).zip(rotation.chunks_exact(heads.size))
-        {
-            let (cos, sin) = rotation.split_at(heads.size / 2);
-            let (queries, keys) = row.split_at_mut(heads.query_width());
-            rotate(queries, cos, sin, scale);
-            rotate(&mut keys[..heads.key_width()], cos, sin, 1.0);
-        }
     }
 }

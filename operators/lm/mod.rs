@@ -6,6 +6,7 @@
 
 mod attention;
 mod batch;
+mod best;
 mod chat_template;
 mod closed_set;
 mod error;
@@ -14,6 +15,7 @@ mod fixtures_tests;
 mod folder;
 #[cfg(test)]
 mod formats_tests;
+mod forward;
 mod generate;
 mod gguf;
 mod head;
@@ -33,6 +35,7 @@ mod tokenizer;
 mod trie;
 mod vocabulary;
 
+pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
 pub use generate::{check_writing, write_texts};

@@ -106,6 +106,12 @@ impl LabelTrie {
         &self.edges
     }
 
+    /// The question whether an answer ends with this label.
+    pub(crate) fn end(&self, label: usize) -> Edge {
+        let last = self.paths[label].last().expect("a path has its end token");
+        self.edges[*last]
+    }
+
     /// Positions the deepest label takes after a prompt.
     pub(crate) fn depth(&self) -> usize {
         self.paths.iter().map(|path| path.len() - 1).max().unwrap_or(0)
@@ -114,6 +120,43 @@ impl LabelTrie {
     /// Log-probability of each label from those of the edges.
     pub(crate) fn sum(&self, edges: &[f64]) -> Vec<f32> {
         self.paths.iter().map(|path| path.iter().map(|e| edges[*e]).sum::<f64>() as f32).collect()
+    }
+}
+
+/// Where a token of the trie leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// To another node.
+    Node(usize),
+    /// To the end of a label.
+    Label(usize),
+}
+
+/// The trie by its nodes, of which 0 is the last token of the prompt; parents come first.
+pub(crate) struct Tree {
+    /// The token of each node but node 0.
+    pub(crate) tokens: Vec<u32>,
+    /// What is asked at each node, and where it leads.
+    pub(crate) steps: Vec<Vec<(u32, Next)>>,
+}
+
+impl Tree {
+    /// The nodes of a trie.
+    pub(crate) fn new(trie: &LabelTrie) -> Self {
+        let mut steps = vec![Vec::new(); trie.nodes() + 1];
+        for (node, branch) in (1..).zip(trie.branches()) {
+            steps[branch.parent.map_or(0, |parent| parent + 1)].push((branch.token, Next::Node(node)));
+        }
+        for label in 0..trie.labels() {
+            let end = trie.end(label);
+            steps[end.row].push((end.token, Next::Label(label)));
+        }
+        Self { tokens: trie.branches().iter().map(|branch| branch.token).collect(), steps }
+    }
+
+    /// Whether other nodes hang below one.
+    pub(crate) fn has_children(&self, node: usize) -> bool {
+        self.steps[node].iter().any(|(_, next)| matches!(next, Next::Node(_)))
     }
 }
 

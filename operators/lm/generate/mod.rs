@@ -188,9 +188,9 @@ fn read_pass<'a>(
     let sequences: Vec<_> = tails
         .iter()
         .zip(&prefixes)
-        .map(|(tail, prefix)| Sequence { prefix: prefix.as_deref(), tokens: plan.tokens(tail), tree: &[] })
+        .map(|(tail, prefix)| Sequence::new(prefix.as_deref(), plan.tokens(tail), &[]))
         .collect();
-    let (hidden, seen) = network.read(&sequences, Threads::One);
+    let (hidden, seen) = network.read_all(&sequences, Threads::One);
     let (width, mut end) = (network.sizes().hidden, 0);
     let begin = |((tail, prefix), layers): ((&'a Tail, Option<Arc<Prefix>>), _)| {
         let tokens = plan.tokens(tail).len();
@@ -208,12 +208,9 @@ fn step(network: &Llama, pen: &Pen, running: &mut [Running]) {
         return;
     }
     let last: Vec<[u32; 1]> = running.iter().map(|text| [text.last]).collect();
-    let sequences: Vec<_> = running
-        .iter()
-        .zip(&last)
-        .map(|(text, last)| Sequence { prefix: Some(&text.cache), tokens: last, tree: &[] })
-        .collect();
-    let (hidden, seen) = network.read(&sequences, Threads::All);
+    let sequences: Vec<_> =
+        running.iter().zip(&last).map(|(text, last)| Sequence::new(Some(&text.cache), last, &[])).collect();
+    let (hidden, seen) = network.read_all(&sequences, Threads::All);
     let heads = network.sizes().heads;
     running.par_iter_mut().zip(seen).for_each(|(text, token)| text.cache.grow(heads, &token));
     draw(network, pen, running, &hidden);

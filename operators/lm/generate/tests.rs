@@ -67,7 +67,7 @@ fn greedy_texts_are_those_of_one_pass_per_token() {
         let mut row = prompt.clone();
         let mut expected = String::new();
         for _ in 0..40 {
-            let hidden = network.hidden(&[Sequence { prefix: None, tokens: &row, tree: &[] }]);
+            let hidden = network.hidden(&[Sequence::new(None, &row, &[])]);
             let logits = network.head().logits(&hidden[hidden.len() - 36..]);
             let allowed = (0..101).filter(|token| *token != 3);
             let best = allowed.max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a))).unwrap();
