@@ -89,12 +89,11 @@ fn every_prompt_has_the_structure_of_its_template() {
     let tokenizer = LmTokenizer::open(&path).unwrap();
     let control = |text: &str| {
         let (ids, plain) = (tokenizer.encode(text, true).unwrap(), tokenizer.encode(text, false).unwrap());
-        let markers = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"].map(|marker| {
+        ["<|im_start|>", "<|im_end|>", "<|endoftext|>"].map(|marker| {
             let id = tokenizer.encode(marker, true).unwrap()[0];
             assert!(!plain.contains(&id));
             ids.iter().filter(|found| **found == id).count()
-        });
-        markers
+        })
     };
     for prompt in &prompts {
         assert_eq!(control(prompt), [3, 2, 0], "{prompt}");
