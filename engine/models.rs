@@ -126,11 +126,11 @@ impl LanguageModel for Embedded {
 
     fn write(
         &self,
-        _how: &Writing,
-        _prompts: &[String],
-        _answered: &mut Answered<'_, Written>,
+        how: &Writing,
+        prompts: &[String],
+        answered: &mut Answered<'_, Written>,
     ) -> Result<Cost, CallError> {
-        Err("the embedded model does not write texts yet".into())
+        Ok(lm::write_texts(self.model()?, how, prompts, answered).map_err(|e| e.to_string())?)
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {

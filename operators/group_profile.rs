@@ -4,17 +4,20 @@
 //! click would change the prompts of a whole group; so it is fitted, frozen, and rewritten by the
 //! refit policy.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
+    portrait::{Format, PortraitWriter},
     prompt_builder::DEFAULT_GROUP,
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Artifact, Graph, KernelError, LeafId, Snapshot},
+    taste::{Clicks, Facts, add, clicks_of, facts},
+    writing::WritingParameters,
 };
 
 /// Who writes the portrait.
@@ -23,6 +26,8 @@ use crate::{
 pub enum Writer {
     /// Fixed wording around the group's favourite categories.
     Template,
+    /// A language model, from the figures of those categories; the node names the model.
+    Llm,
 }
 
 /// Describes each group by its most central users.
@@ -36,9 +41,23 @@ pub struct GroupProfile {
     pub representatives: usize,
     /// Who writes the portrait.
     pub writer: Writer,
-    /// Categories named in a portrait.
+    /// Categories named in a portrait, or told to the model.
     #[serde(default = "categories")]
     pub categories: usize,
+    /// The prompt of `writer: llm` (minijinja), which sees `group`, `members` and `favourites`: a list
+    /// with `name`, `percent` of the group's clicks and the `usual` percent of everybody's.
+    #[serde(default = "template")]
+    pub template: PathBuf,
+    /// What the model writes.
+    #[serde(default)]
+    pub format: Format,
+    /// How the model writes it.
+    #[serde(default)]
+    pub writing: WritingParameters,
+}
+
+fn template() -> PathBuf {
+    PathBuf::from("prompts/profile.jinja")
 }
 
 fn representatives() -> usize {
@@ -79,23 +98,6 @@ struct Columns {
     categories: usize,
 }
 
-/// Clicks per category.
-type Clicks = BTreeMap<String, u64>;
-
-fn clicks_of(row: &Row, column: usize) -> Clicks {
-    let mut clicks = Clicks::new();
-    for labels in row[column].as_list().unwrap_or_default() {
-        for label in labels.as_list().unwrap_or_default().iter().filter_map(Value::as_text) {
-            *clicks.entry(label.to_string()).or_default() += 1;
-        }
-    }
-    clicks
-}
-
-fn add(into: &mut Clicks, from: &Clicks) {
-    from.iter().for_each(|(name, n)| *into.entry(name.clone()).or_default() += n);
-}
-
 /// Squared distance of two vectors.
 fn distance(a: &[f32], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum()
@@ -107,35 +109,6 @@ fn mean(vectors: &[&Vec<f32>]) -> Vec<f64> {
     (0..width).map(|at| sum(at) / vectors.len() as f64).collect()
 }
 
-/// The categories a group clicks beyond the population's share, by lift weighted with share: what
-/// sets the group apart, not what everybody clicks. Of the population itself, the most clicked.
-fn favourites<'a>(group: &'a Clicks, population: &Clicks, n: usize) -> Vec<(&'a str, f64)> {
-    let total = |clicks: &Clicks| clicks.values().sum::<u64>().max(1) as f64;
-    let (mine, all) = (total(group), total(population));
-    let whole = group == population;
-    let mut ranked: Vec<(f64, &str, f64)> = group
-        .iter()
-        .map(|(name, clicks)| {
-            let share = *clicks as f64 / mine;
-            let expected = population.get(name).copied().unwrap_or(0).max(1) as f64 / all;
-            let apart = if whole { share } else { share * (share / expected).ln() };
-            (apart, name.as_str(), share)
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    ranked.into_iter().take(n).map(|(_, name, share)| (name, share)).collect()
-}
-
-fn write(group: &Clicks, population: &Clicks, n: usize) -> String {
-    let named = favourites(group, population, n);
-    if named.is_empty() {
-        return "viewers of whom little is known".to_string();
-    }
-    let named: Vec<String> =
-        named.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
-    format!("long-term favourites {}", named.join(", "))
-}
-
 /// What is known of the members of one group.
 #[derive(Default)]
 struct Members<'a> {
@@ -143,7 +116,8 @@ struct Members<'a> {
 }
 
 impl GroupProfile {
-    fn fit(&self, at: Columns, inputs: &[&dyn Snapshot]) -> Portraits {
+    /// The portraits in fixed wording, with what they are written from.
+    fn fit(&self, at: Columns, inputs: &[&dyn Snapshot]) -> BTreeMap<String, (Portrait, Facts)> {
         let mut vectors: BTreeMap<Row, Vec<f32>> = BTreeMap::new();
         inputs[1].for_each(&mut |key, row, _| {
             row[at.embedding].as_floats().map(|vector| vectors.insert(key.clone(), vector));
@@ -164,13 +138,14 @@ impl GroupProfile {
         }
         let mut population = Clicks::new();
         clicks.values().for_each(|c| add(&mut population, c));
-        let mut portraits: BTreeMap<String, Portrait> = members
+        let mut portraits: BTreeMap<String, (Portrait, Facts)> = members
             .iter()
             .map(|(group, members)| (group.to_string(), self.portrait(members, &clicks, &population)))
             .collect();
-        let text = write(&population, &population, self.categories);
-        portraits.insert(DEFAULT_GROUP.to_string(), Portrait { text, members: 0, representatives: vec![] });
-        Portraits(portraits)
+        let (text, facts) = facts(&population, &population, self.categories, 0);
+        let default = Portrait { text, members: 0, representatives: vec![] };
+        portraits.insert(DEFAULT_GROUP.to_string(), (default, facts));
+        portraits
     }
 
     fn portrait(
@@ -178,7 +153,7 @@ impl GroupProfile {
         members: &Members<'_>,
         clicks: &BTreeMap<Row, Clicks>,
         population: &Clicks,
-    ) -> Portrait {
+    ) -> (Portrait, Facts) {
         let vectors: Vec<&Vec<f32>> = members.users.iter().map(|(_, vector)| *vector).collect();
         let centre = mean(&vectors);
         let mut nearest: Vec<(f64, &Row)> =
@@ -187,15 +162,28 @@ impl GroupProfile {
         nearest.truncate(self.representatives);
         let mut theirs = Clicks::new();
         nearest.iter().filter_map(|(_, user)| clicks.get(*user)).for_each(|c| add(&mut theirs, c));
-        Portrait {
-            text: write(&theirs, population, self.categories),
-            members: members.users.len() as u64,
-            representatives: nearest.iter().filter_map(|(_, user)| user.first().cloned()).collect(),
-        }
+        let size = members.users.len() as u64;
+        let (text, facts) = facts(&theirs, population, self.categories, size);
+        let representatives = nearest.iter().filter_map(|(_, user)| user.first().cloned()).collect();
+        (Portrait { text, members: size, representatives }, facts)
     }
 
-    fn columns(&self, inputs: &Inputs<'_>) -> Result<Columns, Vec<Problem>> {
+    /// The columns read, and the language model with all it needs where it writes.
+    fn parts(&self, inputs: &Inputs<'_>) -> Result<(Columns, Option<PortraitWriter>), Vec<Problem>> {
         let mut problems = Problems::default();
+        let writer = match self.writer {
+            Writer::Template => Some(None),
+            Writer::Llm => {
+                let model = problems.take(inputs.language_model());
+                let prepared = problems.take(PortraitWriter::prepare(
+                    inputs,
+                    &self.template,
+                    self.format,
+                    &self.writing,
+                ));
+                model.zip(prepared).map(|(model, writer)| Some(writer(model.clone())))
+            }
+        };
         problems.take(inputs.at_most(3));
         problems.require(self.representatives > 0, || Problem::with("representatives", "must be at least 1"));
         let mut column = |at, what, name| {
@@ -205,14 +193,16 @@ impl GroupProfile {
         let group = column(0, "groups by user", "group");
         let embedding = column(1, "vectors by user", "embedding");
         let categories = column(2, "filtered clicks by user", "categories");
-        let all = group.zip(embedding).zip(categories);
-        problems.finish(all.map(|((group, embedding), categories)| Columns { group, embedding, categories }))
+        let all = group.zip(embedding).zip(categories).zip(writer);
+        problems.finish(all.map(|(((group, embedding), categories), writer)| {
+            (Columns { group, embedding, categories }, writer)
+        }))
     }
 }
 
 impl Operator for GroupProfile {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
-        self.columns(inputs)?;
+        self.parts(inputs)?;
         let user = inputs.inputs[0].schema.key.first().map_or(Type::Text, |c| c.ty.clone());
         Ok(Schema::new(
             [Column::new("group", Type::Text)],
@@ -224,13 +214,32 @@ impl Operator for GroupProfile {
         ))
     }
 
+    fn model_kinds(&self) -> &'static [&'static str] {
+        match self.writer {
+            Writer::Template => &[],
+            Writer::Llm => &["language_model"],
+        }
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let Ok(columns) = self.columns(inputs) else { unreachable!("checked by output") };
+        let Ok((columns, writer)) = self.parts(inputs) else { unreachable!("checked by output") };
         let leaves: Vec<LeafId> = inputs.inputs.iter().map(|i| i.leaf).collect();
         let operator = self.clone();
-        let logic = format!("group_profile/1 {self:?}");
-        let fitted = graph
-            .fit("portraits", &leaves, &[], logic, move |inputs, _, _| Ok(operator.fit(columns, inputs)));
+        let GroupProfile { representatives, categories, .. } = self;
+        let writing = writer.as_ref().map_or("template".to_string(), PortraitWriter::logic);
+        let logic = format!("group_profile/2 {representatives} {categories} {writing}");
+        let fitted = graph.fit("portraits", &leaves, &[], logic, move |inputs, _, progress| {
+            let mut portraits = operator.fit(columns, inputs);
+            if let Some(writer) = &writer {
+                let facts: Vec<_> =
+                    portraits.iter().map(|(group, (_, facts))| (group.as_str(), facts)).collect();
+                let texts = writer.write(&facts, progress)?;
+                for ((portrait, _), text) in portraits.values_mut().zip(texts) {
+                    portrait.text = text.unwrap_or(std::mem::take(&mut portrait.text));
+                }
+            }
+            Ok(Portraits(portraits.into_iter().map(|(group, (portrait, _))| (group, portrait)).collect()))
+        });
         graph.map_with("", fitted.leaf(), fitted, |portraits: &Portraits, _, _, out| {
             out.extend(portraits.0.iter().map(|(group, portrait)| {
                 let representatives = Value::list(portrait.representatives.iter().cloned());
@@ -245,22 +254,4 @@ impl Operator for GroupProfile {
 impl Described for GroupProfile {
     const NAME: &'static str = "group_profile";
     const EXAMPLE: &'static str = include_str!("examples/group_profile.yaml");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn clicks(pairs: &[(&str, u64)]) -> Clicks {
-        pairs.iter().map(|(name, n)| (name.to_string(), *n)).collect()
-    }
-
-    #[test]
-    fn favourites_are_what_sets_a_group_apart() {
-        let population = clicks(&[("Drama", 500), ("War", 20), ("Western", 10)]);
-        let group = clicks(&[("Drama", 50), ("War", 20)]);
-        assert_eq!(favourites(&group, &population, 1)[0].0, "War");
-        assert_eq!(write(&group, &population, 1), "long-term favourites War 29%");
-        assert_eq!(write(&Clicks::new(), &population, 3), "viewers of whom little is known");
-    }
 }

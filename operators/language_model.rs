@@ -19,6 +19,7 @@ pub type Answered<'a, T> = dyn FnMut(usize, Result<T, KernelError>) -> ControlFl
 
 /// How a text is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Writing {
     /// Tokens a text may have at most.
     pub max_tokens: usize,
@@ -34,6 +35,21 @@ pub struct Writing {
     pub seed: u64,
     /// A JSON Schema the text must satisfy.
     pub schema: Option<Arc<serde_json::Value>>,
+}
+
+impl Default for Writing {
+    /// The most probable text, of at most 128 tokens.
+    fn default() -> Self {
+        Writing {
+            max_tokens: 128,
+            temperature: 0.0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            stop: Vec::new(),
+            seed: 0,
+            schema: None,
+        }
+    }
 }
 
 /// A text, and how it came to its end.

@@ -19,11 +19,13 @@ pub mod group_profile;
 pub mod hash_group;
 mod label_policy;
 pub mod language_model;
+pub mod llm_generate;
 pub mod llm_sampler;
 pub mod lm;
 pub mod nn;
 pub mod operator;
 pub mod ordered;
+mod portrait;
 pub mod prompt_builder;
 pub mod recent_categories;
 pub mod row;
@@ -31,8 +33,11 @@ pub mod rq_quantizer;
 pub mod schema;
 pub mod scorer;
 pub mod shape;
+mod taste;
+mod template;
 #[cfg(test)]
 mod testing;
+pub mod writing;
 
 use operator::Register;
 
@@ -47,6 +52,7 @@ pub fn register(all: &mut impl Register) {
     all.operator::<prompt_builder::PromptBuilder>();
     all.operator::<llm_sampler::LlmSampler>();
     all.operator::<scorer::Scorer>();
+    all.operator::<llm_generate::LlmGenerate>();
     all.operator::<align::Align>();
     all.operator::<hash_group::HashGroup>();
     all.operator::<count::Count>();

@@ -3,11 +3,14 @@
 //! The key hashes exactly what the prompt says, so users whose prompts are equal share one answer.
 //! The rungs a lookup falls back to are keys like any other: computed, stored and kept fresh.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use minijinja::{Environment, context, syntax::SyntaxConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     category_map::domain_of,
@@ -17,6 +20,7 @@ use crate::{
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Graph, LeafId},
+    template::Template,
 };
 
 /// The group of a user of whom nothing is known.
@@ -51,49 +55,30 @@ fn fallbacks() -> Vec<Fallback> {
     vec![Fallback::Group, Fallback::Default]
 }
 
-/// A compiled template.
-#[derive(Clone)]
-pub(crate) struct Template(Arc<Environment<'static>>);
-
-/// Steps a template may take, so that none can hang.
-const FUEL: u64 = 100_000;
 /// Characters of a profile that reach a prompt, at most.
 const PROFILE_LIMIT: usize = 2000;
 
-impl Template {
-    /// Reads and compiles a template file; names not known to a template are errors.
-    pub(crate) fn read(
-        inputs: &Inputs<'_>,
-        parameter: &str,
-        path: &std::path::Path,
-    ) -> Result<Self, Problem> {
-        let text = inputs.read(parameter, path)?;
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.map_err(|e| Problem::with(parameter, e.to_string()))?);
-        environment.set_fuel(Some(FUEL));
-        let place =
-            |error: &minijinja::Error| format!("{}:{}: {error}", path.display(), error.line().unwrap_or(1));
-        environment
-            .add_template_owned("prompt", text)
-            .map_err(|error| Problem::with(parameter, place(&error)))?;
-        let template = Template(Arc::new(environment));
-        template.render("", "", &[]).map_err(|error| {
-            Problem::with(parameter, format!("{}: {error}", path.display()))
-                .help("a template sees `group`, `profile` and `recent`")
-        })?;
-        Ok(template)
-    }
+/// Reads a template over a group, its profile and recent categories.
+pub(crate) fn read_template(inputs: &Inputs<'_>, parameter: &str, path: &Path) -> Result<Template, Problem> {
+    let template = Template::read(inputs, parameter, path)?;
+    render(&template, "", "", &[]).map_err(|error| {
+        Problem::with(parameter, format!("{}: {error}", path.display()))
+            .help("a template sees `group`, `profile` and `recent`")
+    })?;
+    Ok(template)
+}
 
-    /// Fills the template; names from data lose chat markers and control characters.
-    pub(crate) fn render(&self, group: &str, profile: &str, recent: &[Value]) -> Result<String, String> {
-        let recent: Vec<String> =
-            recent.iter().filter_map(Value::as_text).map(|name| chat_safe(name, NAME_LIMIT)).collect();
-        let (group, profile) = (chat_safe(group, NAME_LIMIT), chat_safe(profile, PROFILE_LIMIT));
-        let template = self.0.get_template("prompt").map_err(|e| e.to_string())?;
-        template.render(context! { group, profile, recent }).map_err(|e| e.to_string())
-    }
+/// Fills a template; names from data lose chat markers and control characters.
+pub(crate) fn render(
+    template: &Template,
+    group: &str,
+    profile: &str,
+    recent: &[Value],
+) -> Result<String, String> {
+    let recent: Vec<String> =
+        recent.iter().filter_map(Value::as_text).map(|name| chat_safe(name, NAME_LIMIT)).collect();
+    template
+        .render(&json!({ "group": chat_safe(group, NAME_LIMIT), "profile": chat_safe(profile, PROFILE_LIMIT), "recent": recent }))
 }
 
 /// The store key of a group and its recent categories.
@@ -118,7 +103,7 @@ impl PromptBuilder {
         let group = column(0, "users' groups", "group");
         let profile = column(1, "profiles by group", "profile");
         let recent = column(2, "users' recent categories", "categories");
-        let template = problems.take(Template::read(inputs, "template", &self.template));
+        let template = problems.take(read_template(inputs, "template", &self.template));
         let all = group.zip(profile).zip(recent).zip(template);
         problems.finish(all.map(|(((group, profile), recent), template)| (group, profile, recent, template)))
     }
@@ -140,7 +125,7 @@ impl Operator for PromptBuilder {
         let (.., template) = self.columns(inputs)?;
         let mut recent = Column::new("recent", Type::Text.list());
         recent.domain = domain_of(&inputs.inputs[2].schema, "categories");
-        let neutral = template.render("", "", &[]).map_err(|e| vec![Problem::with("template", e)])?;
+        let neutral = render(&template, "", "", &[]).map_err(|e| vec![Problem::with("template", e)])?;
         let names: BTreeMap<_, _> = self.fallbacks.iter().map(|f| (*f, ())).collect();
         let fallbacks = serde_json::to_string(&names.into_keys().collect::<Vec<_>>()).unwrap_or_default();
         Ok(Schema::new(
@@ -181,7 +166,7 @@ impl Operator for PromptBuilder {
         graph.map("", joined, move |key, row, out| {
             let text = |v: &Value| v.as_text().unwrap_or_default().to_string();
             let prompt =
-                template.render(&text(&key[0]), &text(&row[1]), row[0].as_list().unwrap_or_default())?;
+                render(&template, &text(&key[0]), &text(&row[1]), row[0].as_list().unwrap_or_default())?;
             out.push((key.clone(), row.concat(&Row::from([Value::text(prompt)]))));
             Ok(())
         })

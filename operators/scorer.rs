@@ -18,10 +18,11 @@ use crate::{
     label_policy::{LabelPrior, ScoreLabels, fit_prior, label_domain, win_rates},
     language_model::LanguageModel,
     operator::{Described, Inputs, Operator, Problem, Problems},
-    prompt_builder::Template,
+    prompt_builder::{read_template, render},
     row::{Row, Value},
     schema::{Column, Schema},
     shape::{Fitted, Graph, KernelError, LeafId},
+    template::Template,
 };
 
 /// Scores candidates by the relevance model; a score is an expected win rate from 0 to 1.
@@ -64,7 +65,7 @@ impl Scorer {
         let mut problems = Problems::default();
         problems.take(inputs.at_most(2));
         problems.take(inputs.language_model());
-        let template = problems.take(Template::read(inputs, "template", &self.template));
+        let template = problems.take(read_template(inputs, "template", &self.template));
         let novel = problems.take(inputs.relation(0, "candidates by key"));
         let prompt = problems.take(inputs.relation(1, "prompts"));
         let parts = template.zip(novel.zip(prompt)).and_then(|(template, (novel, prompt))| {
@@ -124,7 +125,7 @@ impl Operator for Scorer {
         let Some(labels) = graph.labels_of::<CategoryTable>(&parts.labels) else {
             unreachable!("the candidates' domain is a category_map")
         };
-        let neutral = parts.template.render("", "", &[]).unwrap_or_default();
+        let neutral = render(&parts.template, "", "", &[]).unwrap_or_default();
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let [novel, prompts] = [0, 1].map(|at| inputs.inputs[at].leaf);
         match self.against {
@@ -140,7 +141,7 @@ impl Parts {
         let profile = row[self.profile].as_text().unwrap_or_default();
         let recent = row[self.prompt_recent].as_list().unwrap_or_default();
         let group = key[0].as_text().unwrap_or_default();
-        Ok(Value::text(self.template.render(group, profile, recent)?))
+        Ok(Value::text(render(&self.template, group, profile, recent)?))
     }
 }
 

@@ -28,7 +28,7 @@ const ONLY: [(&str, &str, &[&str]); 9] = [
     ("candle_core", "", &["operators/lm/", "operators/nn/"]),
     ("Registry", "engine/", &["engine/registry.rs", "engine/lower.rs", "engine/cli/", "engine/testing.rs"]),
     ("saphyr_parser", "", &["engine/spec/"]),
-    ("minijinja", "", &["operators/prompt_builder.rs"]),
+    ("minijinja", "", &["operators/template.rs", "operators/lm/"]),
 ];
 
 /// Hosts that an address in this tree may name.

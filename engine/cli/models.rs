@@ -1,7 +1,7 @@
-//! `models`: the language models, and two looks at one from outside a pipeline.
+//! `models`: the language models, and three looks at one from outside a pipeline.
 //!
-//! `tokenize` and `score` read JSON lines and answer in the same order, so that another program's
-//! figures can be compared line by line. Lines with equal labels are scored in one batch.
+//! `tokenize`, `score` and `generate` read JSON lines and answer in the same order, so that another
+//! program's figures can be compared line by line. Lines with equal labels are scored in one batch.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +12,8 @@ use std::{
 
 use coea_operators::{language_model::gather, lm::LmTokenizer};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+mod generate;
 
 use super::{Failure, assets, output};
 use crate::{
@@ -45,8 +47,8 @@ pub enum Action {
         #[arg(long, value_name = "DIR")]
         adapter: Option<PathBuf>,
     },
-    /// Texts that a model writes (not built yet).
-    Generate(Rest),
+    /// Texts that a model writes: {"prompt", how to write} → {"text","tokens","finished"}.
+    Generate(Batch),
     /// Makes a version of a model the one in use (not built yet).
     Promote(Rest),
     /// Goes back to the version before (not built yet).
@@ -58,7 +60,7 @@ pub enum Action {
 /// A model and a file of questions to it.
 #[derive(Debug, clap::Args)]
 pub struct Batch {
-    /// A model's name, or the path of a GGUF file.
+    /// A model's name, or the path of a GGUF file or a Hugging Face folder.
     pub base: String,
     /// A file of JSON lines.
     #[arg(long, value_name = "FILE")]
@@ -83,7 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Action::Tokenize(batch) => tokenize(batch),
         Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
         Action::Score { batch, adapter: None } => score(batch, &RealModels),
-        Action::Generate(_) => Err(not_built("models generate")),
+        Action::Generate(batch) => generate::run(batch, &RealModels),
         Action::Promote(_) => Err(not_built("models promote")),
         Action::Rollback(_) => Err(not_built("models rollback")),
         Action::Export(_) => Err(not_built("models export")),

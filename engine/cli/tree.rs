@@ -87,16 +87,22 @@ pub fn waiting(report: &Report) -> String {
 
 fn summary(report: &Report) -> String {
     let language = report.nodes.iter().filter(|node| node.language);
-    let (mut calls, mut computed, mut reused, mut seconds) = (0, 0, 0, 0.0);
+    let (mut calls, mut computed, mut reused, mut written, mut seconds) = (0, 0, 0, 0, 0.0);
     for node in language {
         calls += node.calls.calls;
         computed += node.calls.cost.prompt_tokens;
         reused += node.calls.cost.reused_prompt_tokens;
+        written += node.calls.cost.completion_tokens;
         seconds += node.calls.seconds;
     }
+    let written = match (written, report.dry) {
+        (0, _) => String::new(),
+        (written, true) => format!(", at most {written} tokens written"),
+        (written, false) => format!(", {written} tokens written"),
+    };
     let about = if report.dry { ", about" } else { "," };
     let mut out = format!(
-        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){about} {seconds:.1} s"
+        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){written}{about} {seconds:.1} s"
     );
     if let Some((money, currency)) = report.money() {
         let _ = write!(out, ", {money:.4} {currency}");

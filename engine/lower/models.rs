@@ -50,7 +50,7 @@ impl Lowering<'_> {
         let ModelSpec { kind, base, with, .. } = &named.spec;
         let price = self.price(named)?;
         let Some(base) = base else {
-            let help = "add `base: smollm2-135m-instruct`, the path of a GGUF file, or the URL of a server";
+            let help = "add `base: smollm2-135m-instruct`, the path of a GGUF file or a Hugging Face folder, or the URL of a server";
             self.error(&kind.span, format!("a {} needs a base", kind.value), Some(help.to_string()));
             return None;
         };

@@ -50,6 +50,8 @@ impl Heads {
 #[derive(Default)]
 pub(crate) struct KeyValues {
     len: usize,
+    /// Positions there is room for.
+    capacity: usize,
     /// `[head][tile of positions][size][TILE]`
     keys: Vec<f32>,
     /// `[head][tile of the head's vector][position][TILE]`
@@ -60,12 +62,9 @@ impl KeyValues {
     /// Packs the keys and values of rows `first..first + len` of `[query | key | value]` rows.
     pub(crate) fn pack(&mut self, heads: Heads, rows: &[f32], first: usize, len: usize) {
         let size = heads.size;
-        let (key_len, value_len) = (len.next_multiple_of(TILE) * size, size.next_multiple_of(TILE) * len);
+        self.room(heads, len);
         self.len = len;
-        for (data, one) in [(&mut self.keys, key_len), (&mut self.values, value_len)] {
-            data.clear();
-            data.resize(heads.keys * one, 0.0);
-        }
+        let (key_len, value_len) = (self.keys.len() / heads.keys, self.values.len() / heads.keys);
         for head in 0..heads.keys {
             let keys = &mut self.keys[head * key_len..][..key_len];
             let values = &mut self.values[head * value_len..][..value_len];
@@ -78,6 +77,50 @@ impl KeyValues {
                 }
             }
         }
+    }
+
+    /// Empty, with room for so many positions.
+    fn room(&mut self, heads: Heads, capacity: usize) {
+        let key_len = capacity.next_multiple_of(TILE) * heads.size;
+        let value_len = heads.size.next_multiple_of(TILE) * capacity;
+        (self.len, self.capacity) = (0, capacity);
+        for (data, one) in [(&mut self.keys, key_len), (&mut self.values, value_len)] {
+            data.clear();
+            data.resize(heads.keys * one, 0.0);
+        }
+    }
+
+    /// Appends the positions of another run; room is made by doubling, so that a text that is
+    /// written token by token is moved a few times in all.
+    pub(crate) fn append(&mut self, heads: Heads, more: &KeyValues) {
+        if self.len + more.len > self.capacity {
+            let mut larger = KeyValues::default();
+            larger.room(heads, (self.len + more.len).next_power_of_two().max(4 * TILE));
+            larger.copy(heads, self);
+            *self = larger;
+        }
+        self.copy(heads, more);
+    }
+
+    /// Copies the positions of another run behind those here.
+    fn copy(&mut self, heads: Heads, from: &KeyValues) {
+        let (size, first) = (heads.size, self.len);
+        for head in 0..heads.keys {
+            let part = |data: &[f32]| head * (data.len() / heads.keys);
+            let (keys, source) = (part(&self.keys), part(&from.keys));
+            for i in 0..from.len {
+                let (to, at) = (first + i, source + (i / TILE * size) * TILE + i % TILE);
+                let to = keys + (to / TILE * size) * TILE + to % TILE;
+                (0..size).for_each(|d| self.keys[to + d * TILE] = from.keys[at + d * TILE]);
+            }
+            let (values, source) = (part(&self.values), part(&from.values));
+            for tile in 0..size.div_ceil(TILE) {
+                let to = values + (tile * self.capacity + first) * TILE;
+                let at = source + tile * from.capacity * TILE;
+                self.values[to..][..from.len * TILE].copy_from_slice(&from.values[at..][..from.len * TILE]);
+            }
+        }
+        self.len += from.len;
     }
 }
 
@@ -217,7 +260,7 @@ impl Panel<'_> {
             let values = &run.values[self.head * len..][..len];
             let weights = &weights[at * PANEL..][..seen * PANEL];
             for (t, out) in out.chunks_exact_mut(TILE * PANEL).enumerate() {
-                let tile = &values[t * run.len * TILE..][..seen * TILE];
+                let tile = &values[t * run.capacity * TILE..][..seen * TILE];
                 accumulate(size - t * TILE, tile, weights, out);
             }
             at += run.len;
@@ -313,6 +356,17 @@ mod tests {
         for cuts in [&[0, 1, 30][..], &[0, 12, 30], &[0, 7, 19, 30], &[0, 29, 30]] {
             assert_eq!(run(&rows, &sights, 20, cuts), whole);
         }
+        // A run that grew position by position, with room to spare.
+        let mut grown = KeyValues::default();
+        for at in 0..30 {
+            let mut one = KeyValues::default();
+            one.pack(HEADS, &rows, at, 1);
+            grown.append(HEADS, &one);
+        }
+        assert!(grown.capacity > grown.len);
+        let mut out = vec![0.0; 35 * HEADS.query_width()];
+        attend(HEADS, &rows, 20, &sights[20..], &[&grown], &mut Scratch::default(), &mut out);
+        assert_eq!(out, whole);
         // Rows before the first are computed too when the prompt is not cached: same bits.
         let fresh = run(&rows, &sights, 0, &[0, 30]);
         assert_eq!(fresh[20 * HEADS.query_width()..], whole[20 * HEADS.query_width()..]);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{KeyValues, Sight};
+use super::attention::{Heads, KeyValues, Sight};
 
 /// One token of a tree that grows from the last token of a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,13 @@ impl Prefix {
         Self { parent, end, layers }
     }
 
-    /// The position after its last token.
+    /// Appends one token's keys and values, by layer, to the last piece of the chain.
+    pub(crate) fn grow(&mut self, heads: Heads, token: &[KeyValues]) {
+        self.end += 1;
+        self.layers.iter_mut().zip(token).for_each(|(layer, more)| layer.append(heads, more));
+    }
+
+    /// Tokens in the chain.
     pub(crate) fn end(&self) -> usize {
         self.end
     }

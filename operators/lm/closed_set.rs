@@ -14,7 +14,8 @@ use rayon::prelude::*;
 use super::batch::Sequence;
 use super::error::LmError;
 use super::head::Edge;
-use super::llama::{Llama, LocalModel};
+use super::llama::Llama;
+use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
@@ -84,8 +85,11 @@ pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmErro
     Ok(Plan::new(&prompts).cost())
 }
 
-fn tokenise(tokenizer: &LmTokenizer, prompts: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>, LmError> {
-    prompts.iter().map(|prompt| tokenizer.encode(prompt.as_ref(), true)).collect()
+pub(crate) fn tokenise(
+    tokenizer: &LmTokenizer,
+    prompts: &[impl AsRef<str>],
+) -> Result<Vec<Vec<u32>>, LmError> {
+    prompts.iter().map(|prompt| tokenizer.prompt(prompt.as_ref())).collect()
 }
 
 /// [`score_labels`] on token ids.

@@ -16,8 +16,10 @@ pub enum LmError {
         /// What the reader said.
         reason: String,
     },
-    /// The file is a valid GGUF, but not of a model this engine can run.
-    #[error("{what} is not supported; the embedded model runs llama GGUF files with a gpt2 tokenizer")]
+    /// The files are in order, but not of a model this engine can run.
+    #[error(
+        "{what} is not supported; models are Llama or Qwen2, as GGUF or a Hugging Face folder, with a byte-level BPE tokenizer"
+    )]
     Unsupported {
         /// The feature, with its value.
         what: String,
@@ -47,6 +49,14 @@ pub enum LmError {
     /// A prompt without tokens: there is nothing to condition on.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// A way of writing texts that cannot be followed.
+    #[error("{parameter}: {reason}")]
+    Writing {
+        /// Which part of it.
+        parameter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A prompt and its longest answer do not fit the context the model was trained for.
     #[error("the prompt needs {needed} positions with its answer, the model has {available}")]
     TooLong {

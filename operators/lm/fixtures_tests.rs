@@ -3,17 +3,19 @@
 //! Decision: one model is loaded for all tests of this file, since loading costs more than running
 //! them; each test names the largest deviation it found when it fails.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
 use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
-use super::llama::LocalModel;
+use super::generate::tests::{satisfies, schemas};
+use super::generate::write_texts;
+use super::model::LocalModel;
 use super::testing::model_path;
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
-use crate::language_model::{Answered, gather};
+use crate::language_model::{Answered, Writing, Written, gather};
 use crate::shape::Cost;
 
 static MODEL: LazyLock<LocalModel> = LazyLock::new(|| LocalModel::open(&model_path()).unwrap());
@@ -91,22 +93,49 @@ fn logits_are_those_of_the_reference() {
 
 #[test]
 fn greedy_continuations_are_those_of_the_reference() {
-    for case in list(&fixture("greedy.json")["cases"]) {
-        let prompt = MODEL.tokenizer().encode(case["prompt"].as_str().unwrap(), true).unwrap();
-        assert_eq!(prompt, ids(&case["prompt_ids"]));
-        let expected = ids(&case["ids"]);
-        let mut prefix = None;
-        let mut tokens = prompt;
-        let mut found = Vec::new();
-        while found.len() < expected.len() {
-            let logits = last_logits(Sequence::new(prefix.as_deref(), &tokens, &[]));
-            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
-            found.push(best);
-            prefix = Some(std::sync::Arc::new(MODEL.network().extend(prefix, &tokens)));
-            tokens = vec![best];
-        }
-        assert_eq!(found, expected);
+    let fixture = fixture("greedy.json");
+    let text = |case: &Value, key: &str| case[key].as_str().unwrap().to_owned();
+    let cases = list(&fixture["cases"]);
+    let prompts: Vec<String> = cases.iter().map(|case| text(case, "prompt")).collect();
+    let (texts, cost) = write(&Writing { max_tokens: 40, ..Writing::default() }, &prompts);
+    assert_eq!(cost.completion_tokens, texts.iter().map(|text| text.tokens).sum::<u64>());
+    for ((case, prompt), found) in cases.iter().zip(&prompts).zip(&texts) {
+        assert_eq!(MODEL.tokenizer().encode(prompt, true).unwrap(), ids(&case["prompt_ids"]));
+        let ended = case["stopped_at_end_token"].as_bool().unwrap();
+        assert_eq!(found.text, text(case, "text").trim_end_matches("<|im_end|>"));
+        assert_eq!(
+            (found.tokens, found.finished),
+            (ids(&case["ids"]).len() as u64 - u64::from(ended), ended)
+        );
     }
+    assert_eq!(write(&Writing { max_tokens: 40, ..Writing::default() }, &prompts[2..3]).0[0], texts[2]);
+}
+
+#[test]
+fn documents_of_the_model_satisfy_their_schema() {
+    let prompt = |film: &str| {
+        format!(
+            "<|im_start|>user\nDescribe the film {film} by tags as JSON.<|im_end|>\n<|im_start|>assistant\n"
+        )
+    };
+    let prompts = ["Alien", "Fargo", "Psycho"].map(prompt);
+    for schema in &schemas()[..3] {
+        for temperature in [0.0, 1.0] {
+            let schema = Some(Arc::new(schema.clone()));
+            let how = Writing { max_tokens: 60, temperature, schema: schema.clone(), ..Writing::default() };
+            for text in write(&how, &prompts).0 {
+                println!("{}", text.text);
+                assert!(text.finished && text.tokens <= 60);
+                assert!(satisfies(&serde_json::from_str(&text.text).unwrap(), schema.as_ref().unwrap()));
+            }
+        }
+    }
+}
+
+fn write(how: &Writing, prompts: &[String]) -> (Vec<Written>, Cost) {
+    let ask = |answered: &mut Answered<'_, _>| Ok(write_texts(&MODEL, how, prompts, answered).unwrap());
+    let (answers, cost) = gather(prompts.len(), ask).unwrap();
+    (answers.into_iter().collect::<Result<_, _>>().unwrap(), cost)
 }
 
 /// Logits after the last token of a sequence.

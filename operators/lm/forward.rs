@@ -1,6 +1,6 @@
 //! The forward pass: many short sequences, shared prefixes, trees of tokens.
 //!
-//! Decision: a forward pass runs on one thread, and threads take different passes. Prompts come by
+//! Decision: a pass over prompts runs on one thread, and threads take different passes. Prompts come by
 //! the hundred, so all cores are busy without a barrier, and no result can depend on their number.
 //! The rows of several sequences go through each weight matrix together; attention alone knows
 //! which row belongs where.
@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use super::attention::{KeyValues, Scratch, attend};
 use super::batch::{Layout, Prefix, Sequence};
-use super::llama::{Llama, Sizes};
+use super::llama::{Llama, add_bias};
 use super::math::{gate, rms_norm, rotate};
-use super::matmul::Tiles;
+use super::matmul::{Matrix, Tiles};
+use super::sizes::Sizes;
+use super::spread::{self, Threads};
 
 /// Sees what a forward pass computes on its way.
 pub(crate) trait Watch {
@@ -37,6 +39,19 @@ impl Watch for Layers {
     }
 }
 
+/// Takes the keys and values of each sequence of a pass.
+struct Taken {
+    by_sequence: Vec<Vec<KeyValues>>,
+    next: usize,
+}
+
+impl Watch for Taken {
+    fn prompt(&mut self, keys_values: &mut KeyValues) {
+        self.by_sequence[self.next].push(std::mem::take(keys_values));
+        self.next = (self.next + 1) % self.by_sequence.len();
+    }
+}
+
 impl Llama {
     /// Computes the keys and values of `tokens` after `parent`.
     pub(crate) fn extend(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> Prefix {
@@ -51,6 +66,17 @@ impl Llama {
         (Prefix::new(parent, tokens.len(), layers.0), last)
     }
 
+    /// Hidden states of all rows, and of each sequence the keys and values of its tokens by layer.
+    pub(crate) fn read_all(
+        &self,
+        sequences: &[Sequence],
+        threads: Threads,
+    ) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
+        let mut taken = Taken { by_sequence: sequences.iter().map(|_| Vec::new()).collect(), next: 0 };
+        let hidden = self.pass(sequences, threads, &mut taken);
+        (hidden, taken.by_sequence)
+    }
+
     /// Hidden states before the last norm, `[row][hidden]`, the rows of the sequences in order.
     pub(crate) fn hidden(&self, sequences: &[Sequence]) -> Vec<f32> {
         self.forward(sequences, &mut Nothing)
@@ -58,6 +84,10 @@ impl Llama {
 
     /// Hidden states before the last norm; `watch` sees what goes by.
     pub(crate) fn forward(&self, sequences: &[Sequence], watch: &mut dyn Watch) -> Vec<f32> {
+        self.pass(sequences, Threads::One, watch)
+    }
+
+    fn pass(&self, sequences: &[Sequence], threads: Threads, watch: &mut dyn Watch) -> Vec<f32> {
         let Sizes { hidden, inner, heads, epsilon, .. } = self.sizes;
         let layout = Layout::new(sequences);
         let rows = layout.tokens.len();
@@ -68,16 +98,25 @@ impl Llama {
         let mut mixed = vec![0.0; rows * heads.query_width()];
         let mut wide = vec![0.0; rows * 2 * inner];
         let (mut tiles, mut panel, mut scratch) = (Tiles::default(), Vec::new(), Scratch::default());
+        let mut product = |matrix: &Matrix, tiles: &Tiles, y: &mut [f32], add| match threads {
+            Threads::One => matrix.apply(tiles, &mut panel, y, add),
+            Threads::All => matrix.apply_spread(tiles, y, add),
+        };
         let mut own = KeyValues::default();
         for (index, layer) in self.layers.iter().enumerate() {
             rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            layer.projection.apply(&tiles, &mut panel, &mut projected, false);
+            product(&layer.projection, &tiles, &mut projected[..rows * heads.row_width()], false);
+            add_bias(&mut projected[..rows * heads.row_width()], &layer.bias);
             self.rotate(&rotation, &mut projected);
             self.give(index, sequences, &layout, &mut projected);
             watch.rows(index, &projected);
+            if threads == Threads::All {
+                let seen = spread::attend(heads, index, sequences, &projected, &mut mixed);
+                seen.into_iter().for_each(|mut own| watch.prompt(&mut own));
+            }
             let mut first = 0;
-            for sequence in sequences {
+            for sequence in sequences.iter().filter(|_| threads == Threads::One) {
                 own.pack(heads, &projected, first, sequence.tokens.len());
                 let mut path = sequence.prefix.map_or(Vec::new(), |prefix| prefix.path(index));
                 path.push(&own);
@@ -87,14 +126,15 @@ impl Llama {
                 first += sequence.rows();
             }
             tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
-            layer.output.apply(&tiles, &mut panel, &mut x, true);
+            product(&layer.output, &tiles, &mut x, true);
+            add_bias(&mut x, &layer.output_bias);
 
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            layer.gate_up.apply(&tiles, &mut panel, &mut wide, false);
+            product(&layer.gate_up, &tiles, &mut wide, false);
             gate(&mut wide, inner);
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
-            layer.down.apply(&tiles, &mut panel, &mut x, true);
+            product(&layer.down, &tiles, &mut x, true);
         }
         x
     }

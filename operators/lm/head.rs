@@ -81,12 +81,11 @@ impl Head {
         logits
     }
 
-    /// The whole row of logits of one hidden state.
-    #[cfg(test)]
+    /// All logits of each row, `[row][token]`, by all threads of the current pool.
     pub(crate) fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let tiles = self.normalised(hidden, &[0]);
-        let mut all = Vec::new();
-        self.chunks(&tiles, 0..1, |_, width, chunk| all.extend_from_slice(&chunk[..width]));
+        let rows: Vec<usize> = (0..hidden.len() / self.norm.len()).collect();
+        let mut all = vec![0.0; rows.len() * self.weights.outputs()];
+        self.weights.apply_spread(&self.normalised(hidden, &rows), &mut all, false);
         all
     }
 

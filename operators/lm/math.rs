@@ -145,6 +145,17 @@ dispatched! {
     ) -> [f32; PANEL]
 }
 
+#[inline(always)]
+fn boltzmann_body<const FUSED: bool>(x: &mut [f32], top: f32, rate: f32) {
+    for x in x {
+        *x = exp::<FUSED>((*x - top) * rate);
+    }
+}
+dispatched! {
+    /// `e^(rate·(x − top))` in place, for `rate ≥ 0` and no `x` above `top`.
+    fn boltzmann = boltzmann_body(x: &mut [f32], top: f32, rate: f32)
+}
+
 /// A running log-sum-exp over a row that arrives in chunks.
 #[derive(Clone, Copy)]
 pub(crate) struct LogSumExp {

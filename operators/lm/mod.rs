@@ -7,27 +7,38 @@
 mod attention;
 mod batch;
 mod best;
+mod chat_template;
 mod closed_set;
 mod error;
 #[cfg(test)]
 mod fixtures_tests;
+mod folder;
+#[cfg(test)]
+mod formats_tests;
 mod forward;
+mod generate;
 mod gguf;
 mod head;
 mod kernel;
 mod llama;
 mod math;
 mod matmul;
+mod model;
 mod prefix;
+mod pretokenize;
 mod simd;
+mod sizes;
+mod spread;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
 mod trie;
+mod vocabulary;
 
 pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
-pub use llama::LocalModel;
+pub use generate::{check_writing, write_texts};
+pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use trie::LabelTrie;

@@ -112,6 +112,11 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// All tokens of the prompt of a tail.
+    pub(crate) fn prompt(&self, tail: &Tail) -> &'a [u32] {
+        &self.prompts[tail.prompts[0]]
+    }
+
     /// The tokens of a tail.
     pub(crate) fn tokens(&self, tail: &Tail) -> &'a [u32] {
         &self.prompts[tail.prompts[0]][tail.start..]

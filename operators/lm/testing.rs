@@ -25,13 +25,31 @@ pub(crate) fn tokens(seed: u64, n: usize) -> Vec<u32> {
 
 /// A network with random weights: three layers, grouped heads, sizes that fill no tile or panel.
 pub(crate) fn small_network(seed: u64) -> super::llama::Llama {
+    network_of(seed, 101)
+}
+
+/// [`small_network`] with another vocabulary.
+pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
     use super::attention::Heads;
-    use super::llama::{Llama, Sizes};
+    use super::llama::Llama;
+    use super::sizes::Sizes;
     let heads = Heads { queries: 6, keys: 2, size: 6 };
-    let (hidden, inner, vocab) = (36, 52, 101);
+    let (hidden, inner) = (36, 52);
     let (rope_base, epsilon) = (1e4, 1e-5);
-    let sizes =
-        Sizes { layers: 3, hidden, inner, vocab, context: 512, heads, rope_base, epsilon, tied: true };
+    let sizes = Sizes {
+        layers: 3,
+        hidden,
+        inner,
+        vocab,
+        context: 512,
+        heads,
+        rope_base,
+        epsilon,
+        tied: true,
+        biases: false,
+        output_bias: false,
+        scaled: false,
+    };
     let mut stream = seed << 8;
     Llama::load(sizes, &mut |_, shape| {
         stream += 1;

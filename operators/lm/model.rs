@@ -1,0 +1,77 @@
+//! A model as it is opened: tokenizer and network, from a GGUF file or a Hugging Face folder.
+//!
+//! Decision: weights are dequantised once, when a model is opened, and shared by all threads. The
+//! two formats differ in names and in the order of some rows, and that ends here: behind this file
+//! there is one network.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::LmError;
+use super::folder::Folder;
+use super::gguf::{Gguf, unpermute};
+use super::llama::Llama;
+use super::sizes::Sizes;
+use super::tokenizer::LmTokenizer;
+
+/// A loaded model with its tokenizer. Cheap to clone, shared between threads.
+#[derive(Clone)]
+pub struct LocalModel {
+    tokenizer: LmTokenizer,
+    network: Arc<Llama>,
+}
+
+impl LocalModel {
+    /// Loads a GGUF file, or a folder with `config.json`, safetensors and `tokenizer.json`; weights
+    /// become f32.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the model is none of Llama or Qwen2.
+    pub fn open(path: &Path) -> Result<Self, LmError> {
+        let tokenizer = LmTokenizer::open(path)?;
+        let network = if path.is_dir() { from_folder(path)? } else { from_gguf(path)? };
+        if tokenizer.vocabulary().len() > network.sizes().vocab {
+            let (tokens, rows) = (tokenizer.vocabulary().len(), network.sizes().vocab);
+            return Err(LmError::Malformed(format!("{tokens} tokens, but embeddings of {rows}")));
+        }
+        Ok(Self { tokenizer, network: Arc::new(network) })
+    }
+
+    /// The tokenizer the model was trained with.
+    pub fn tokenizer(&self) -> &LmTokenizer {
+        &self.tokenizer
+    }
+
+    /// Bytes the weights take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.network.bytes()
+    }
+
+    pub(crate) fn network(&self) -> &Llama {
+        &self.network
+    }
+}
+
+fn from_gguf(path: &Path) -> Result<Llama, LmError> {
+    let mut file = Gguf::open(path)?;
+    let sizes = Sizes::read(&file)?;
+    // Only files of the llama architecture have their rotary rows interleaved.
+    let permuted = file.string("general.architecture")? == "llama";
+    Llama::load(sizes, &mut |name, shape| {
+        let rows = ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"];
+        let weights = file.tensor(name, shape)?;
+        Ok(match permuted && rows.iter().any(|end| name.ends_with(end)) {
+            true => unpermute(&weights, sizes.heads.size, weights.len() / shape[0]),
+            false => weights,
+        })
+    })
+}
+
+fn from_folder(path: &Path) -> Result<Llama, LmError> {
+    let folder = Folder::open(path)?;
+    let (sizes, rope) = (folder.sizes()?, folder.rope()?);
+    Llama::load(sizes, &mut |name, shape| match rope {
+        Some(rope) if name == "rope_freqs.weight" => Ok(rope.factors(sizes.rope_base, sizes.heads.size)),
+        _ => folder.tensor(name, shape),
+    })
+}
