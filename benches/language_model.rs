@@ -1,14 +1,15 @@
-//! How fast the embedded model scores closed label sets, against the bare `gemm` crate.
+//! How fast the embedded model is: prompts read, labels scored, texts written, and in what memory.
 //!
-//! Run with `cargo bench --bench language_model [-- PROMPTS]`; needs the default model's file (see
-//! the resolver). The rate of a whole pass (attention, norms, softmax and all) is given in
-//! GFLOP/s of its weight products alone, so that it can be held against that of `gemm` on the same
-//! shapes, one product per thread as here.
+//! Run with `cargo bench --bench language_model [-- KEYS]`; needs the default model's file (see the
+//! resolver). `-- --write-job FILE` writes the same job for `benches/peers/llama_cpp.py`. Every rate
+//! stands beside that of the bare `gemm` crate on the same shapes, one product per thread as here:
+//! it is the ceiling that can be measured anywhere.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{error::Error, ops::ControlFlow, time::Instant};
 
 use coea_operators::{
-    lm::{LabelTrie, LocalModel, score_labels},
+    language_model::Writing,
+    lm::{LabelTrie, LocalModel, score_labels, write_texts},
     shape::Cost,
 };
 
@@ -16,6 +17,13 @@ use coea_operators::{
 const LAYER: [(usize, usize); 4] = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
 const HEAD: (usize, usize) = (49152, 576);
 const LAYERS: usize = 30;
+
+const PROFILES: usize = 50;
+/// Distinct candidates that a key wants.
+const CANDIDATES: usize = 5;
+/// Texts that are written side by side, and tokens of each.
+const TEXTS: usize = 8;
+const TOKENS: usize = 96;
 
 const GENRES: [&str; 18] = [
     "Action",
@@ -38,45 +46,19 @@ const GENRES: [&str; 18] = [
     "Western",
 ];
 
-/// The 18 genres and 52 combinations, as `set` categories of MovieLens are written.
+/// The genres, and their pairs up to 70 labels, as `set` categories of MovieLens are written.
 fn combinations() -> Vec<String> {
-    let mut labels: Vec<String> = GENRES.iter().map(|g| g.to_string()).collect();
-    for pair in
-        ["0 1", "0 4", "0 5", "0 7", "0 10", "0 13", "0 14", "0 15", "0 16", "0 17", "1 3", "1 7", "1 14"]
-    {
-        labels.push(join(pair));
-    }
-    for pair in
-        ["2 3", "3 4", "3 7", "3 8", "4 5", "4 7", "4 10", "4 11", "4 12", "4 13", "4 14", "4 15", "4 17"]
-    {
-        labels.push(join(pair));
-    }
-    for more in [
-        "5 7", "5 15", "7 9", "7 11", "7 12", "7 13", "7 14", "7 15", "7 16", "9 12", "10 14", "10 15",
-        "12 15",
-    ] {
-        labels.push(join(more));
-    }
-    for more in
-        ["0 1 14", "0 1 13", "0 5 7", "0 7 16", "0 14 15", "2 3 11", "3 4 8", "4 7 13", "5 7 15", "7 13 16"]
-    {
-        labels.push(join(more));
-    }
-    for more in ["0 1 13 14 16", "0 7 13 15", "10 14 15"] {
-        labels.push(join(more));
-    }
-    labels
+    let singles = GENRES.iter().map(ToString::to_string);
+    let pairs = (0..GENRES.len()).flat_map(|a| (a + 1..GENRES.len()).map(move |b| (a, b)));
+    let pairs =
+        pairs.filter(|(a, b)| (a * 7 + b * 3) % 3 == 0).map(|(a, b)| format!("{} {}", GENRES[a], GENRES[b]));
+    singles.chain(pairs).take(70).collect()
 }
 
-fn join(indexes: &str) -> String {
-    let words: Vec<&str> = indexes.split(' ').map(|i| GENRES[i.parse::<usize>().unwrap_or(0)]).collect();
-    words.join(" ")
-}
-
-/// Twelve group profiles, each with many recent pairs.
+/// Keys: profiles of groups, each with several pairs of recent genres.
 fn prompts(count: usize) -> Vec<String> {
     let prompt = |i: usize| {
-        let (group, pair) = (i * 12 / count, i % count.div_ceil(12));
+        let (group, pair) = (i % PROFILES, i / PROFILES + i);
         let pick = |n: usize| GENRES[n % GENRES.len()];
         format!(
             "<|im_start|>system\nYou help a cinema find genres that a group of viewers has not explored yet but is \
@@ -84,8 +66,8 @@ fn prompts(count: usize) -> Vec<String> {
              profile: mostly people aged {}-{}; long-term favourites {} 41%, {} 22%, {} 18%. Recently watched: {}, \
              {}. Which new genre should we suggest next?<|im_end|>\n<|im_start|>assistant\n",
             GENRES.join(", "),
-            15 + group * 4,
-            25 + group * 4,
+            15 + group,
+            25 + group,
             pick(group),
             pick(group * 5 + 3),
             pick(group * 7 + 8),
@@ -96,34 +78,86 @@ fn prompts(count: usize) -> Vec<String> {
     (0..count).map(prompt).collect()
 }
 
-fn gigaflops(cost: Cost, prompts: usize, nodes: usize) -> f64 {
-    let layer: usize = LAYER.iter().map(|(n, k)| n * k).sum();
-    let rows = cost.prompt_tokens as usize + prompts * nodes;
-    2e-9 * (LAYERS * layer * rows + HEAD.0 * HEAD.1 * prompts * (nodes + 1)) as f64
+/// Texts of about `size` tokens that share nothing worth keeping.
+fn texts(size: usize) -> Vec<String> {
+    let words = |text: usize| {
+        let word = move |n: usize| GENRES[(text * 31 + n * (text + 5) + n / 7) % GENRES.len()];
+        (0..size * 5 / 8).map(word).collect::<Vec<_>>().join(" ")
+    };
+    (0..2048 / size).map(words).collect()
 }
 
-fn score(model: &LocalModel, labels: &[String], prompts: &[String]) {
-    let trie = match LabelTrie::new(model.tokenizer(), labels) {
-        Ok(trie) => trie,
-        Err(error) => return println!("{error}"),
-    };
+/// The same job for another program.
+fn job(keys: usize) -> serde_json::Value {
+    serde_json::json!({
+        "labels": GENRES,
+        "candidates": CANDIDATES,
+        "prompts": prompts(keys),
+        "prefill": { "128": texts(128), "512": texts(512) },
+    })
+}
+
+/// Work of a pass: tokens forwarded, and rows whose logits are made.
+fn gigaflops(tokens: usize, logits: usize) -> f64 {
+    let layer: usize = LAYER.iter().map(|(n, k)| n * k).sum();
+    2e-9 * (LAYERS * layer * tokens + HEAD.0 * HEAD.1 * logits) as f64
+}
+
+fn prefill(model: &LocalModel, size: usize) -> Result<(), Box<dyn Error>> {
+    let trie = LabelTrie::new(model.tokenizer(), &["Drama".to_string()])?;
     let start = Instant::now();
-    match score_labels(model, &trie, prompts, &mut |_, _| ControlFlow::Continue(())) {
-        Ok(cost) => {
-            let (seconds, n) = (start.elapsed().as_secs_f64(), prompts.len());
-            println!(
-                "{:3} labels, {:3} nodes: {n} prompts in {seconds:.1} s, {:.2} keys/s, {:.0} GFLOP/s; {} prompt \
-                 tokens computed, {} reused",
-                labels.len(),
-                trie.nodes(),
-                n as f64 / seconds,
-                gigaflops(cost, n, trie.nodes()) / seconds,
-                cost.prompt_tokens,
-                cost.reused_prompt_tokens,
-            );
-        }
-        Err(error) => println!("{error}"),
-    }
+    let cost = score_labels(model, &trie, &texts(size), &mut |_, _| ControlFlow::Continue(()))?;
+    let rate = cost.prompt_tokens as f64 / start.elapsed().as_secs_f64();
+    println!("read, texts of about {size} tokens: {rate:.0} tokens/s, {:.0} GFLOP/s", rate * gigaflops(1, 0));
+    Ok(())
+}
+
+fn score(model: &LocalModel, labels: &[String], prompts: &[String]) -> Result<(), Box<dyn Error>> {
+    let trie = LabelTrie::new(model.tokenizer(), labels)?;
+    let start = Instant::now();
+    let Cost { prompt_tokens, reused_prompt_tokens, .. } =
+        score_labels(model, &trie, prompts, &mut |_, _| ControlFlow::Continue(()))?;
+    let (seconds, n) = (start.elapsed().as_secs_f64(), prompts.len());
+    let work = gigaflops(prompt_tokens as usize + n * trie.nodes(), n * (trie.nodes() + 1));
+    // One sequence per label: the whole prompt and the label each time.
+    let whole = (prompt_tokens + reused_prompt_tokens) as usize * labels.len();
+    let lengths: usize =
+        labels.iter().map(|l| model.tokenizer().encode(l, false).map_or(0, |ids| ids.len())).sum();
+    let naive = gigaflops(whole + n * lengths, n * (lengths + labels.len()));
+    println!(
+        "scored, {} labels, {} nodes: {:.2} keys/s, {:.0} GFLOP/s; {:.1} GFLOP a key, {:.0} by one sequence per \
+         label; {:.0}% of prompt tokens reused",
+        labels.len(),
+        trie.nodes(),
+        n as f64 / seconds,
+        work / seconds,
+        work / n as f64,
+        naive / n as f64,
+        100.0 * reused_prompt_tokens as f64 / (prompt_tokens + reused_prompt_tokens) as f64,
+    );
+    Ok(())
+}
+
+fn write(model: &LocalModel, texts: usize) -> Result<(), Box<dyn Error>> {
+    let how = Writing {
+        max_tokens: TOKENS,
+        temperature: 1.0,
+        top_p: 1.0,
+        repetition_penalty: 1.0,
+        stop: vec![],
+        seed: 3,
+        schema: None,
+    };
+    let prompts: Vec<String> =
+        (0..texts).map(|n| format!("Once upon a time in the {} of", GENRES[n])).collect();
+    let (start, mut tokens) = (Instant::now(), 0);
+    write_texts(model, &how, &prompts, &mut |_, written| {
+        tokens += written.map_or(0, |written| written.tokens);
+        ControlFlow::Continue(())
+    })?;
+    let rate = tokens as f64 / start.elapsed().as_secs_f64();
+    println!("written, {texts} texts side by side: {rate:.0} tokens/s");
+    Ok(())
 }
 
 /// The bare crate on the shapes of a pass with this many rows, one product per thread.
@@ -164,35 +198,41 @@ fn bare_gemm(rows: usize) {
             }
         }
     });
-    let cost = Cost::default();
-    // As many rows, all of them with logits.
-    let work = gigaflops(cost, 1, rows) - 2e-9 * (HEAD.0 * HEAD.1) as f64;
+    let work = gigaflops(rows, rows);
     let threads = rayon::current_num_threads() as f64;
     println!("bare gemm, {rows} rows: {:.0} GFLOP/s", work * threads / start.elapsed().as_secs_f64());
 }
 
-fn main() {
-    let count = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(36);
+/// The most memory the process had, in MiB; nothing where the system does not say.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().collect();
+    let keys = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(2 * PROFILES);
+    if let Some(file) = args.iter().position(|arg| arg == "--write-job").and_then(|at| args.get(at + 1)) {
+        return Ok(std::fs::write(file, job(keys).to_string())?);
+    }
     let start = Instant::now();
-    let path = match coea_engine::fetch::model("smollm2-135m-instruct") {
-        Ok(model) => model.path,
-        Err(error) => {
-            eprintln!("{error}");
-            return;
-        }
-    };
-    let model = match LocalModel::open(&path) {
-        Ok(model) => model,
-        Err(error) => return println!("{error}"),
-    };
+    let model = LocalModel::open(&coea_engine::fetch::model("smollm2-135m-instruct")?.path)?;
     println!("loaded in {:.1?}, {} MB", start.elapsed(), model.memory_bytes() / 1_000_000);
-    let prompts = prompts(count);
-    let genres: Vec<String> = GENRES.iter().map(|g| g.to_string()).collect();
+    let genres: Vec<String> = GENRES.iter().map(ToString::to_string).collect();
     for round in 0..2 {
         println!("round {round}, {} threads", rayon::current_num_threads());
-        score(&model, &genres, &prompts);
-        score(&model, &combinations(), &prompts);
+        prefill(&model, 128)?;
+        prefill(&model, 512)?;
+        score(&model, &genres, &prompts(keys))?;
+        score(&model, &combinations(), &prompts(keys / 3))?;
+        write(&model, 1)?;
+        write(&model, TEXTS)?;
         bare_gemm(192);
-        bare_gemm(24);
+        bare_gemm(TEXTS);
     }
+    if let Some(peak) = peak() {
+        println!("peak memory {peak} MiB");
+    }
+    Ok(())
 }

@@ -35,7 +35,7 @@ pub struct LlmGenerate {
     /// A JSON Schema that the text satisfies, as a document without line breaks: objects, arrays,
     /// strings (with enum or maxLength), numbers, booleans, null.
     #[serde(default)]
-    pub json: Option<Json>,
+    pub json: Option<Map<String, Json>>,
 }
 
 /// Characters of one text of the data that reach a prompt, at most.
@@ -80,9 +80,11 @@ impl LlmGenerate {
         let mut problems = Problems::default();
         problems.take(inputs.at_most(1));
         problems.take(inputs.language_model());
-        let schema = self.json.as_ref();
+        let schema = self.json.clone().map(Json::Object);
         let how = problems.take(self.writing.writing("writing", None)).and_then(|_| {
-            problems.take(self.writing.writing(if schema.is_some() { "json" } else { "writing" }, schema))
+            problems.take(
+                self.writing.writing(if schema.is_some() { "json" } else { "writing" }, schema.as_ref()),
+            )
         });
         let template = problems.take(Template::read(inputs, "template", &self.template));
         let input = problems.take(inputs.relation(0, "a relation to write about"));

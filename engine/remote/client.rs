@@ -224,7 +224,7 @@ fn loopback(base: &str) -> bool {
 pub fn server(base: &str) -> Result<String, String> {
     let uri: Uri = base.trim_end_matches('/').parse().map_err(|_| "this is no URL".to_string())?;
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    if authority.is_empty() {
+    if authority.is_empty() || uri.scheme().is_none() {
         return Err("this URL names no host".to_string());
     }
     if authority.contains('@') {
