@@ -33,10 +33,10 @@ impl Choosing {
     /// The value of a label, which falls with nothing but its log-probability.
     pub fn value(&self, label: usize, logprob: f32, draw: f64) -> f64 {
         let score = f64::from(logprob - self.prior[label]);
-        if self.temperature == 0.0 && draw > f64::NEG_INFINITY {
-            score
-        } else {
-            score / self.temperature + draw
+        match (draw == f64::NEG_INFINITY, self.temperature == 0.0) {
+            (true, _) => f64::NEG_INFINITY,
+            (false, true) => score,
+            (false, false) => score / self.temperature + draw,
         }
     }
 

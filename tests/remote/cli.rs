@@ -170,9 +170,9 @@ fn mistakes() -> Vec<(String, &'static str, &'static str)> {
     vec![
         (server("model: m, timeuot: 3s"), "unknown parameter `timeuot` of a model on a server", "timeuot: "),
         (
-            server("model: m, timeout: 3h"),
-            "`timeout` of a model on a server: unknown unit `h`; there are ms, s and m",
-            "3h } }",
+            server("model: m, timeout: 3d"),
+            "`timeout` of a model on a server: unknown unit `d`; there are ms, s, m and h",
+            "3d } }",
         ),
         (server("model: m, timeout: 60"), "`timeout` of a model on a server wants text, found 60", "60 } }"),
         (server("concurrency: 2"), "a model on a server needs the parameter `model`", "{ concurr"),
