@@ -32,6 +32,8 @@ mod spread;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+#[cfg(test)]
+mod transformers_tests;
 mod trie;
 mod vocabulary;
 
