@@ -34,6 +34,7 @@ const MODELS: [(&str, &str); 8] = [
 #[derive(Deserialize)]
 struct Expected {
     end: u32,
+    ends: Vec<u32>,
     tokens: Vec<Tokens>,
     labels: Vec<String>,
     chats: Vec<Chat>,
@@ -87,6 +88,7 @@ fn token_ids_are_those_of_the_other_implementation() {
     for (name, model, expected) in models() {
         let tokenizer = model.tokenizer();
         assert_eq!(tokenizer.end_token(), expected.end, "{name}");
+        assert_eq!(tokenizer.vocabulary().ends().collect::<Vec<_>>(), expected.ends, "{name}");
         assert!(expected.tokens.len() > 10);
         for case in expected.tokens {
             assert_eq!(tokenizer.encode(&case.text, true).unwrap(), case.ids, "{name} {:?}", case.text);
