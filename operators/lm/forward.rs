@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::attention::{KeyValues, Scratch, attend};
 use super::batch::{Layout, Prefix, Sequence};
 use super::llama::{Llama, add_bias};
@@ -132,7 +134,10 @@ impl Llama {
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
             product(&layer.gate_up, &tiles, &mut wide, false);
-            gate(&mut wide, inner);
+            match threads {
+                Threads::One => gate(&mut wide, inner),
+                Threads::All => wide.par_chunks_mut(2 * inner).for_each(|row| gate(row, inner)),
+            }
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
             product(&layer.down, &tiles, &mut x, true);
         }

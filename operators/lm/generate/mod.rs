@@ -27,7 +27,7 @@ use super::error::LmError;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
-use super::spread::Threads;
+use super::spread::{self, Threads};
 use super::vocabulary::Vocabulary;
 use crate::language_model::{Answered, Writing, Written};
 use crate::shape::Cost;
@@ -71,7 +71,9 @@ pub fn write_texts(
         }
     }
     let vocabulary = model.tokenizer().vocabulary();
-    write_tokens(model.network(), vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+    spread::team(|| {
+        write_tokens(model.network(), vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+    })
 }
 
 /// That every part of `how` makes sense, its schema included.
