@@ -57,6 +57,14 @@ pub enum LmError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A way of tuning that cannot be followed.
+    #[error("{parameter}: {reason}")]
+    Tuning {
+        /// Which part of it.
+        parameter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A prompt and its longest answer do not fit the context the model was trained for.
     #[error("the prompt needs {needed} positions with its answer, the model has {available}")]
     TooLong {

@@ -154,7 +154,7 @@ impl Llama {
         }
     }
 
-    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
+    pub(super) fn embed(&self, tokens: &[u32]) -> Vec<f32> {
         let table = self.embedding.as_ref().unwrap_or(self.head.weights());
         let mut x = vec![0.0; tokens.len() * self.sizes.hidden];
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(self.sizes.hidden)) {
@@ -164,7 +164,7 @@ impl Llama {
     }
 
     /// `[cos | sin]` of each row.
-    fn rotation(&self, positions: &[usize]) -> Vec<f32> {
+    pub(super) fn rotation(&self, positions: &[usize]) -> Vec<f32> {
         let mut rotation = Vec::with_capacity(positions.len() * self.sizes.heads.size);
         for position in positions {
             let angles = self.frequencies.iter().map(|frequency| *position as f64 * frequency);
@@ -175,7 +175,7 @@ impl Llama {
     }
 
     /// Rotates queries and keys in place, and scales the queries by `1/√size`.
-    fn rotate(&self, rotation: &[f32], projected: &mut [f32]) {
+    pub(super) fn rotate(&self, rotation: &[f32], projected: &mut [f32]) {
         let heads = self.sizes.heads;
         let scale = 1.0 / (heads.size as f32).sqrt();
         for (row, rotation) in

@@ -11,7 +11,7 @@ use super::math::{LogSumExp, rms_norm};
 use super::matmul::{Matrix, Tiles};
 
 /// Vocabulary entries of one chunk.
-const CHUNK: usize = 32 * PANEL;
+pub(super) const CHUNK: usize = 32 * PANEL;
 
 /// A question: the log-probability of `token` after `row`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub(crate) struct Edge {
 /// The last norm and the output weights.
 pub(crate) struct Head {
     weights: Matrix,
-    norm: Vec<f32>,
-    epsilon: f32,
+    pub(super) norm: Vec<f32>,
+    pub(super) epsilon: f32,
 }
 
 impl Head {
@@ -45,6 +45,11 @@ impl Head {
 
     /// Log-probability of each edge; `hidden` is `[row][hidden]`, edges are in the order of rows.
     pub(crate) fn log_probs(&self, hidden: &[f32], edges: &[Edge]) -> Vec<f64> {
+        self.log_probs_and_totals(hidden, edges).0
+    }
+
+    /// [`Head::log_probs`], and of each row asked the logarithm of its sum over the vocabulary.
+    pub(super) fn log_probs_and_totals(&self, hidden: &[f32], edges: &[Edge]) -> (Vec<f64>, Vec<f64>) {
         assert!(edges.is_sorted_by_key(|edge| edge.row));
         let mut rows: Vec<usize> = edges.iter().map(|edge| edge.row).collect();
         rows.dedup();
@@ -78,7 +83,7 @@ impl Head {
             assert!(token < self.weights.outputs(), "token {token} is in the vocabulary");
             logits[i] -= totals[place].value();
         }
-        logits
+        (logits, totals.into_iter().map(LogSumExp::value).collect())
     }
 
     /// All logits of each row, `[row][token]`, by all threads of the current pool.
@@ -89,7 +94,8 @@ impl Head {
         all
     }
 
-    fn normalised(&self, hidden: &[f32], rows: &[usize]) -> Tiles {
+    /// The rows behind the last norm, packed.
+    pub(super) fn normalised(&self, hidden: &[f32], rows: &[usize]) -> Tiles {
         let size = self.norm.len();
         let mut normed = vec![0.0; rows.len() * size];
         for (row, normed) in rows.iter().zip(normed.chunks_exact_mut(size)) {
@@ -101,7 +107,7 @@ impl Head {
     }
 
     /// Calls `each(first_token, width, logits)` with `logits` as `[row of the range][CHUNK]`.
-    fn chunks(&self, x: &Tiles, rows: Range<usize>, mut each: impl FnMut(usize, usize, &[f32])) {
+    pub(super) fn chunks(&self, x: &Tiles, rows: Range<usize>, mut each: impl FnMut(usize, usize, &[f32])) {
         let mut logits = vec![0.0; rows.len() * CHUNK];
         let mut panel = Vec::new();
         for start in (0..self.weights.outputs()).step_by(CHUNK) {

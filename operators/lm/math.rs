@@ -12,7 +12,7 @@ const EXP_FLOOR: f32 = -87.0;
 
 /// `e^x` within 2 units in the last place for `x ≤ 88`; exactly 0 below −87, so that −∞ masks.
 #[inline(always)]
-fn exp<const FUSED: bool>(x: f32) -> f32 {
+pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5·2²³ rounds to the nearest integer, which then stands in the low mantissa bits.
     const SHIFT: f32 = 12_582_912.0;
     let shifted = mul_add::<FUSED>(x, std::f32::consts::LOG2_E, SHIFT);
@@ -30,7 +30,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
 
 /// Sum of sixteen lanes in a fixed tree.
 #[inline(always)]
-fn reduce(mut lanes: [f32; PANEL]) -> f32 {
+pub(super) fn reduce(mut lanes: [f32; PANEL]) -> f32 {
     for width in [8, 4, 2, 1] {
         for i in 0..width {
             lanes[i] += lanes[i + width];
@@ -40,7 +40,7 @@ fn reduce(mut lanes: [f32; PANEL]) -> f32 {
 }
 
 #[inline(always)]
-fn dot_body<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot_body<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; PANEL];
     let (a_whole, a_rest) = a.as_chunks::<PANEL>();
     let (b_whole, b_rest) = b.as_chunks::<PANEL>();

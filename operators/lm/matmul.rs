@@ -16,16 +16,16 @@ use super::weights::Rows;
 
 /// Depth of a block of weights, 12 KiB of a panel, so that it stays in the first-level cache; whole
 /// groups of any code.
-const DEPTH: usize = 192;
+pub(super) const DEPTH: usize = 192;
 /// Numbers in a block of rows of the left operand: 1 MiB, so that it stays near while weights pass by.
 const BLOCK: usize = 1 << 18;
 
 /// A left operand in the kernel's layout, `[tile][depth][TILE]`; rows past the last are zero.
 #[derive(Default)]
 pub(crate) struct Tiles {
-    rows: usize,
-    depth: usize,
-    data: Vec<f32>,
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) data: Vec<f32>,
 }
 
 impl Tiles {
@@ -58,8 +58,8 @@ impl Tiles {
 /// A constant right operand.
 pub(crate) struct Matrix {
     outputs: usize,
-    inputs: usize,
-    panels: Panels,
+    pub(super) inputs: usize,
+    pub(super) panels: Panels,
 }
 
 impl Matrix {

@@ -34,8 +34,10 @@ mod spread;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+mod train;
 #[cfg(test)]
 mod transformers_tests;
+mod transposed;
 mod trie;
 mod vocabulary;
 mod weights;
@@ -46,4 +48,5 @@ pub use error::LmError;
 pub use generate::{check_writing, write_texts};
 pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
+pub use train::{Batch, LoraSettings, Tuner};
 pub use trie::LabelTrie;

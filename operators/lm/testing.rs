@@ -30,6 +30,16 @@ pub(crate) fn small_network(seed: u64) -> super::llama::Llama {
 
 /// [`small_network`] with another vocabulary.
 pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
+    changed_network(seed, vocab, false, |_, _| {})
+}
+
+/// [`network_of`] with or without biases, its tensors changed.
+pub(crate) fn changed_network(
+    seed: u64,
+    vocab: usize,
+    biases: bool,
+    mut change: impl FnMut(&str, &mut [f32]),
+) -> super::llama::Llama {
     use super::attention::Heads;
     use super::llama::Llama;
     use super::sizes::Sizes;
@@ -47,15 +57,18 @@ pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
         rope_base,
         epsilon,
         tied: true,
-        biases: false,
-        output_bias: false,
+        biases,
+        output_bias: biases,
         scaled: false,
     };
     let mut stream = seed << 8;
-    Llama::load(sizes, &mut |_, shape| {
+    Llama::load(sizes, &mut |name, shape| {
         stream += 1;
         let scale = 2.0 / (shape[shape.len() - 1] as f32).sqrt();
-        Ok(Rows::F32(noise(stream, shape.iter().product()).iter().map(|w| w * scale).collect()))
+        let noise = noise(stream, shape.iter().product());
+        let mut weights: Vec<f32> = noise.iter().map(|w| w * scale).collect();
+        change(name, &mut weights);
+        Ok(Rows::F32(weights))
     })
     .unwrap()
 }

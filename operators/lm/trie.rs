@@ -117,9 +117,23 @@ impl LabelTrie {
         self.paths.iter().map(|path| path.len() - 1).max().unwrap_or(0)
     }
 
+    /// The gradient of the log-probability of each edge, given that of each label.
+    pub(crate) fn spread(&self, labels: &[f64]) -> Vec<f64> {
+        let mut edges = vec![0.0; self.edges.len()];
+        for (path, slope) in self.paths.iter().zip(labels) {
+            path.iter().for_each(|edge| edges[*edge] += slope);
+        }
+        edges
+    }
+
     /// Log-probability of each label from those of the edges.
     pub(crate) fn sum(&self, edges: &[f64]) -> Vec<f32> {
-        self.paths.iter().map(|path| path.iter().map(|e| edges[*e]).sum::<f64>() as f32).collect()
+        self.exact_sum(edges).into_iter().map(|sum| sum as f32).collect()
+    }
+
+    /// [`LabelTrie::sum`] as exact as the edges are.
+    pub(crate) fn exact_sum(&self, edges: &[f64]) -> Vec<f64> {
+        self.paths.iter().map(|path| path.iter().map(|e| edges[*e]).sum()).collect()
     }
 }
 
