@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
-use super::generate::tests::{satisfies, schemas};
+use super::generate::satisfies;
+use super::generate::tests::schemas;
 use super::generate::write_texts;
 use super::model::LocalModel;
 use super::testing::model_path;

@@ -43,7 +43,7 @@ mod weights;
 pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
-pub use generate::{check_writing, write_texts};
+pub use generate::{check_writing, satisfies, write_texts};
 pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use trie::LabelTrie;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use self::constraint::Constraint;
+pub use self::schema::satisfies;
 use self::writer::{Pen, Running};
 use super::batch::{Prefix, Sequence};
 use super::closed_set::tokenise;

@@ -177,33 +177,6 @@ fn what_makes_no_sense_is_refused() {
     assert!(check_writing(&drawn(5)).is_ok());
 }
 
-/// Whether a value satisfies a schema of the supported kind: written anew, from the standard.
-pub(crate) fn satisfies(value: &Value, schema: &Value) -> bool {
-    let length = |word: &str, or: u64| schema[word].as_u64().unwrap_or(or) as usize;
-    match schema["type"].as_str() {
-        Some("object") => {
-            let object = value.as_object().unwrap();
-            let required = schema["required"].as_array().cloned().unwrap_or_default();
-            required.iter().all(|name| object.contains_key(name.as_str().unwrap()))
-                && object.iter().all(|(name, value)| satisfies(value, &schema["properties"][name]))
-        }
-        Some("array") => {
-            let items = value.as_array().unwrap();
-            (length("minItems", 0)..=length("maxItems", 1000)).contains(&items.len())
-                && items.iter().all(|item| satisfies(item, &schema["items"]))
-        }
-        Some("integer") => value.is_i64(),
-        Some("number") => value.is_number(),
-        Some("boolean") => value.is_boolean(),
-        Some("null") => value.is_null(),
-        Some("string") => {
-            let chosen = schema["enum"].as_array().is_none_or(|all| all.contains(value));
-            chosen && value.as_str().unwrap().chars().count() <= length("maxLength", 10_000)
-        }
-        _ => schema["enum"].as_array().is_some_and(|all| all.contains(value)),
-    }
-}
-
 pub(crate) fn schemas() -> Vec<Value> {
     vec![
         json!({"type": "array", "items": {"type": "string", "maxLength": 16}, "minItems": 1, "maxItems": 5}),
