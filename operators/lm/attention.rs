@@ -6,6 +6,8 @@
 //! is the same whether a key came from a cache or stood in the same batch. Ancestors in the tree
 //! differ from lane to lane; they are few, and taken one by one.
 
+use std::ops::Range;
+
 use super::kernel::{PANEL, TILE, accumulate};
 use super::math::{dot, softmax_columns};
 
@@ -47,7 +49,7 @@ impl Heads {
 }
 
 /// Keys and values of consecutive positions in one layer, as left operands of the kernel.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct KeyValues {
     len: usize,
     /// Positions there is room for.
@@ -79,15 +81,40 @@ impl KeyValues {
         }
     }
 
+    /// Numbers that keys and values of so many positions take.
+    fn lengths(heads: Heads, positions: usize) -> [usize; 2] {
+        let key = positions.next_multiple_of(TILE) * heads.size;
+        let value = heads.size.next_multiple_of(TILE) * positions;
+        [heads.keys * key, heads.keys * value]
+    }
+
+    /// Bytes of the keys and values of so many positions.
+    pub(crate) fn bytes(heads: Heads, positions: usize) -> usize {
+        Self::lengths(heads, positions).iter().sum::<usize>() * size_of::<f32>()
+    }
+
+    /// Bytes held.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        size_of_val(&self.keys[..]) + size_of_val(&self.values[..])
+    }
+
     /// Empty, with room for so many positions.
     fn room(&mut self, heads: Heads, capacity: usize) {
-        let key_len = capacity.next_multiple_of(TILE) * heads.size;
-        let value_len = heads.size.next_multiple_of(TILE) * capacity;
         (self.len, self.capacity) = (0, capacity);
-        for (data, one) in [(&mut self.keys, key_len), (&mut self.values, value_len)] {
+        let [keys, values] = Self::lengths(heads, capacity);
+        for (data, length) in [(&mut self.keys, keys), (&mut self.values, values)] {
             data.clear();
-            data.resize(heads.keys * one, 0.0);
+            data.resize(length, 0.0);
         }
+    }
+
+    /// Some of the positions, copied.
+    pub(crate) fn part(&self, heads: Heads, positions: Range<usize>) -> KeyValues {
+        let mut part = KeyValues::default();
+        part.room(heads, positions.len());
+        part.copy(heads, self, positions);
+        part
     }
 
     /// Appends the positions of another run; room is made by doubling, so that a text that is
@@ -96,31 +123,31 @@ impl KeyValues {
         if self.len + more.len > self.capacity {
             let mut larger = KeyValues::default();
             larger.room(heads, (self.len + more.len).next_power_of_two().max(4 * TILE));
-            larger.copy(heads, self);
+            larger.copy(heads, self, 0..self.len);
             *self = larger;
         }
-        self.copy(heads, more);
+        self.copy(heads, more, 0..more.len);
     }
 
-    /// Copies the positions of another run behind those here.
-    fn copy(&mut self, heads: Heads, from: &KeyValues) {
-        let (size, first) = (heads.size, self.len);
+    /// Copies positions of another run behind those here.
+    fn copy(&mut self, heads: Heads, from: &KeyValues, positions: Range<usize>) {
+        let (size, first, len) = (heads.size, self.len, positions.len());
         for head in 0..heads.keys {
             let part = |data: &[f32]| head * (data.len() / heads.keys);
             let (keys, source) = (part(&self.keys), part(&from.keys));
-            for i in 0..from.len {
-                let (to, at) = (first + i, source + (i / TILE * size) * TILE + i % TILE);
-                let to = keys + (to / TILE * size) * TILE + to % TILE;
+            let place = |i: usize| (i / TILE * size) * TILE + i % TILE;
+            for i in 0..len {
+                let (to, at) = (keys + place(first + i), source + place(positions.start + i));
                 (0..size).for_each(|d| self.keys[to + d * TILE] = from.keys[at + d * TILE]);
             }
             let (values, source) = (part(&self.values), part(&from.values));
             for tile in 0..size.div_ceil(TILE) {
                 let to = values + (tile * self.capacity + first) * TILE;
-                let at = source + tile * from.capacity * TILE;
-                self.values[to..][..from.len * TILE].copy_from_slice(&from.values[at..][..from.len * TILE]);
+                let at = source + (tile * from.capacity + positions.start) * TILE;
+                self.values[to..][..len * TILE].copy_from_slice(&from.values[at..][..len * TILE]);
             }
         }
-        self.len += from.len;
+        self.len += len;
     }
 }
 
@@ -367,6 +394,20 @@ mod tests {
         let mut out = vec![0.0; 35 * HEADS.query_width()];
         attend(HEADS, &rows, 20, &sights[20..], &[&grown], &mut Scratch::default(), &mut out);
         assert_eq!(out, whole);
+        // Runs that were cut out of longer ones, tidy and with room to spare.
+        let mut long = KeyValues::default();
+        long.pack(HEADS, &rows, 0, 30);
+        for long in [&long, &grown] {
+            for cut in [1, 13, 16, 21] {
+                let (first, second) = (long.part(HEADS, 0..cut), long.part(HEADS, cut..30));
+                for part in [&first, &second] {
+                    assert_eq!(part.held(), KeyValues::bytes(HEADS, part.len));
+                }
+                let path = [&first, &second];
+                attend(HEADS, &rows, 20, &sights[20..], &path, &mut Scratch::default(), &mut out);
+                assert_eq!(out, whole);
+            }
+        }
         // Rows before the first are computed too when the prompt is not cached: same bits.
         let fresh = run(&rows, &sights, 0, &[0, 30]);
         assert_eq!(fresh[20 * HEADS.query_width()..], whole[20 * HEADS.query_width()..]);
