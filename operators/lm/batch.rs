@@ -7,7 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::attention::{Heads, KeyValues, Sight};
+use super::attention::{Heads, Sight};
+use super::keys_values::KeyValues;
 
 /// One token of a tree that grows from the last token of a prompt.
 #[derive(Clone, Copy, Debug)]

@@ -16,9 +16,10 @@ use std::mem::replace;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::attention::{Heads, KeyValues};
+use super::attention::Heads;
 use super::batch::Run;
 use super::kernel::TILE;
+use super::keys_values::KeyValues;
 use super::sizes::Sizes;
 
 /// Shared tokens worth a forward pass of their own, and a node of their own.

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,6 +16,7 @@ use serde_json::Value;
 use super::attention::Heads;
 use super::error::LmError;
 use super::sizes::{Llama3Rope, Sizes};
+use super::weights::Rows;
 
 /// Bytes a safetensors header may have at most.
 const HEADER: u64 = 100 << 20;
@@ -142,8 +142,8 @@ impl Folder {
         Llama3Rope::read(found.into_iter().find(|value| !value.is_null()))
     }
 
-    /// A tensor by its GGUF name in f32, row major, after checking its shape.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LmError> {
+    /// A tensor by its GGUF name, row major, after checking its shape.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Rows, LmError> {
         let theirs = their_name(name).ok_or_else(|| LmError::Malformed(format!("no tensor {name:?}")))?;
         let place =
             self.tensors.get(&theirs).ok_or_else(|| LmError::Malformed(format!("no tensor {theirs:?}")))?;
@@ -151,25 +151,25 @@ impl Folder {
             let found = &place.shape;
             return Err(LmError::Malformed(format!("tensor {theirs:?} is {found:?}, expected {shape:?}")));
         }
-        let dtype = match place.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(LmError::Unsupported { what: format!("tensor type {other:?} of {theirs:?}") });
-            }
-        };
         let fail = |error: std::io::Error| file_error(&place.file, error);
         let mut file = File::open(&place.file).map_err(fail)?;
         file.seek(SeekFrom::Start(place.start)).map_err(fail)?;
         let mut bytes = vec![0; place.bytes];
         file.read_exact(&mut bytes).map_err(fail)?;
-        let convert = || {
-            let tensor = Tensor::from_raw_buffer(&bytes, dtype, &place.shape, &Device::Cpu)?;
-            tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
-        };
-        convert().map_err(|e| LmError::File { path: place.file.clone(), reason: format!("{theirs:?}: {e}") })
+        Ok(match place.dtype {
+            Dtype::F32 => Rows::F32(numbers(&bytes, f32::from_le_bytes)),
+            Dtype::F16 => Rows::F16(numbers(&bytes, half::f16::from_le_bytes)),
+            Dtype::BF16 => Rows::Bf16(numbers(&bytes, half::bf16::from_le_bytes)),
+            other => {
+                return Err(LmError::Unsupported { what: format!("tensor type {other:?} of {theirs:?}") });
+            }
+        })
     }
+}
+
+/// The numbers in some bytes.
+pub(super) fn numbers<T, const SIZE: usize>(bytes: &[u8], number: fn([u8; SIZE]) -> T) -> Vec<T> {
+    bytes.as_chunks::<SIZE>().0.iter().copied().map(number).collect()
 }
 
 fn file_error(path: &Path, error: std::io::Error) -> LmError {

@@ -5,8 +5,11 @@
 //! The rows of several sequences go through each weight matrix together; attention alone knows
 //! which row belongs where.
 
-use super::attention::{KeyValues, Scratch, attend};
+use rayon::prelude::*;
+
+use super::attention::{Scratch, attend};
 use super::batch::{Layout, Prefix, Run, Sequence};
+use super::keys_values::KeyValues;
 use super::llama::{Llama, add_bias};
 use super::math::{gate, rms_norm, rotate};
 use super::matmul::{Matrix, Tiles};
@@ -137,7 +140,10 @@ impl Llama {
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
             product(&layer.gate_up, &tiles, &mut wide, false);
-            gate(&mut wide, inner);
+            match threads {
+                Threads::One => gate(&mut wide, inner),
+                Threads::All => wide.par_chunks_mut(2 * inner).for_each(|row| gate(row, inner)),
+            }
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
             product(&layer.down, &tiles, &mut x, true);
         }

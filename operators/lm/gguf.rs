@@ -1,8 +1,8 @@
-//! Reading a GGUF file: metadata, and tensors dequantised to f32.
+//! Reading a GGUF file: metadata, and tensors as they are quantised.
 //!
 //! Decision: candle reads the container and knows the quantised formats; this file adds only what
-//! it leaves to the caller, namely typed errors and the row order of rotary weights. Weights are
-//! dequantised once: the file stays small on disk, the products run at the speed of f32.
+//! it leaves to the caller, namely typed errors and taking quantised blocks apart (`ggml.rs`). Types
+//! that are rare, and have no form of their own here, become f32.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::error::LmError;
+use super::weights::Rows;
+use super::{folder, ggml};
 
 /// An open GGUF file, its metadata read, its tensors still on disk.
 pub(crate) struct Gguf {
@@ -84,8 +87,8 @@ impl Gguf {
         self.content.tensor_infos.contains_key(name)
     }
 
-    /// A tensor in f32, row major, after checking its shape (outermost first).
-    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LmError> {
+    /// A tensor, row major, after checking its shape (outermost first).
+    pub(super) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Rows, LmError> {
         let info = self.content.tensor_infos.get(name);
         let found = info.ok_or_else(|| LmError::Malformed(format!("no tensor {name:?}")))?.shape.dims();
         if found != shape {
@@ -93,7 +96,7 @@ impl Gguf {
         }
         let mut read = || {
             let quantised = self.content.tensor(&mut self.file, name, &Device::Cpu)?;
-            quantised.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
+            rows(&quantised)
         };
         read().map_err(|e| LmError::File { path: self.path.clone(), reason: format!("tensor {name:?}: {e}") })
     }
@@ -118,33 +121,22 @@ fn integer(key: &str, value: &Value) -> Result<usize, LmError> {
     usize::try_from(number).map_err(|_| wrong(key, "a number from 0", value))
 }
 
-/// Undoes the row order that llama GGUF files give to query and key weights.
-///
-/// The converter interleaves the two halves of each head (row `2i + half`) for rotary kernels that
-/// pair neighbours; this restores `half · size/2 + i`, the order of the original weights, in which
-/// rotation pairs halves.
-pub(crate) fn unpermute(weights: &[f32], head_size: usize, inputs: usize) -> Vec<f32> {
-    let mut restored = Vec::with_capacity(weights.len());
-    for head in weights.chunks_exact(head_size * inputs) {
-        for half in 0..2 {
-            for i in 0..head_size / 2 {
-                restored.extend_from_slice(&head[(2 * i + half) * inputs..][..inputs]);
-            }
-        }
-    }
-    restored
+/// The weights of a tensor, as narrow as they are in the file where the kernel reads them so.
+fn rows(tensor: &QTensor) -> candle_core::Result<Rows> {
+    let bytes = tensor.data()?;
+    Ok(match tensor.dtype() {
+        GgmlDType::F16 => Rows::F16(folder::numbers(&bytes, half::f16::from_le_bytes)),
+        GgmlDType::BF16 => Rows::Bf16(folder::numbers(&bytes, half::bf16::from_le_bytes)),
+        dtype => match ggml::coded(dtype, &bytes) {
+            Some(coded) => Rows::Coded(coded),
+            None => Rows::F32(tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?),
+        },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unpermute_restores_halves() {
-        // Two heads of four rows with one input, numbered in the file's order.
-        let file: Vec<f32> = (0..8).map(|i| i as f32).collect();
-        assert_eq!(unpermute(&file, 4, 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
 
     #[test]
     fn a_file_that_is_no_gguf_is_refused() {

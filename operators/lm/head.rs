@@ -120,12 +120,13 @@ impl Head {
 mod tests {
     use super::*;
     use crate::lm::testing::noise;
+    use crate::lm::weights::Rows;
 
     #[test]
     fn agrees_with_all_logits() {
         let (vocab, size) = (CHUNK * 2 + 37, 24);
         let table = noise(21, vocab * size);
-        let head = Head::new(Matrix::pack(&[&table], size), noise(22, size), 1e-5);
+        let head = Head::new(Matrix::pack(vec![Rows::F32(table)], size), noise(22, size), 1e-5);
         let hidden = noise(23, 40 * size);
         let edges: Vec<Edge> = [(0, 3), (0, CHUNK), (2, vocab - 1), (39, 2 * CHUNK - 1), (39, 0)]
             .map(|(row, token)| Edge { row, token: token as u32 })

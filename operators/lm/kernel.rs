@@ -19,7 +19,7 @@ const LINE: usize = 16;
 
 /// Asks for the cache line where a slice begins.
 #[inline(always)]
-fn prefetch(line: &[f32]) {
+pub(super) fn prefetch<T>(line: &[T]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -44,11 +44,11 @@ pub(crate) fn strip(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next:
     {
         #[target_feature(enable = "avx512f")]
         fn avx512(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next: &[f32], c: &mut [f32]) {
-            strip_body(tiles, a, b, next, c, |_, a, b, c| whole(a, b, c), rows);
+            strip_body(tiles, a, b, next, c, whole_or_part, rows);
         }
         #[target_feature(enable = "avx2,fma")]
         fn avx2(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next: &[f32], c: &mut [f32]) {
-            strip_body(tiles, a, b, next, c, halves::<true>, rows);
+            strip_body(tiles, a, b, next, c, parts::<true>, rows);
         }
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature the function is compiled for was just detected.
@@ -59,7 +59,7 @@ pub(crate) fn strip(rows: usize, tiles: Range<usize>, a: Strip, b: &[f32], next:
             return unsafe { avx2(rows, tiles, a, b, next, c) };
         }
     }
-    strip_body(tiles, a, b, next, c, halves::<FUSED_BY_DEFAULT>, rows);
+    strip_body(tiles, a, b, next, c, parts::<FUSED_BY_DEFAULT>, rows);
 }
 
 #[inline(always)]
@@ -87,32 +87,32 @@ pub(crate) fn accumulate(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f")]
-        fn avx512(a: &[f32], b: &[f32], c: &mut [f32]) {
-            whole(a, b, c);
+        fn avx512(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+            whole_or_part(rows, a, b, c);
         }
         #[target_feature(enable = "avx2,fma")]
         fn avx2(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-            halves::<true>(rows, a, b, c);
+            parts::<true>(rows, a, b, c);
         }
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature the function is compiled for was just detected.
-            return unsafe { avx512(a, b, c) };
+            return unsafe { avx512(rows, a, b, c) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the features the function is compiled for were just detected.
             return unsafe { avx2(rows, a, b, c) };
         }
     }
-    halves::<FUSED_BY_DEFAULT>(rows, a, b, c);
+    parts::<FUSED_BY_DEFAULT>(rows, a, b, c);
 }
 
-/// Half a tile of sums. The compiler keeps exactly this size in registers; a whole tile in one array
-/// it vectorises across the rows, which is slower by an order of magnitude.
-type Sums = [[f32; PANEL]; HALF];
+/// The sums of some rows. The compiler keeps up to half a tile of them in registers; a whole tile in one
+/// array it vectorises across the rows, which is slower by an order of magnitude.
+type Sums<const ROWS: usize> = [[f32; PANEL]; ROWS];
 
 #[inline(always)]
-fn load(c: &[f32]) -> Sums {
-    let mut sums = [[0.0; PANEL]; HALF];
+fn load<const ROWS: usize>(c: &[f32]) -> Sums<ROWS> {
+    let mut sums = [[0.0; PANEL]; ROWS];
     for (sum, c) in sums.iter_mut().zip(c.chunks_exact(PANEL)) {
         sum.copy_from_slice(c);
     }
@@ -120,43 +120,65 @@ fn load(c: &[f32]) -> Sums {
 }
 
 #[inline(always)]
-fn store(sums: &Sums, c: &mut [f32]) {
+fn store<const ROWS: usize>(sums: &Sums<ROWS>, c: &mut [f32]) {
     for (sum, c) in sums.iter().zip(c.chunks_exact_mut(PANEL)) {
         c.copy_from_slice(sum);
     }
 }
 
 #[inline(always)]
-fn step<const FUSED: bool>(a: &[f32], b: &[f32], sums: &mut Sums) {
-    for i in 0..HALF {
+fn step<const FUSED: bool, const ROWS: usize>(a: &[f32], b: &[f32], sums: &mut Sums<ROWS>) {
+    for i in 0..ROWS {
         for j in 0..PANEL {
             sums[i][j] = mul_add::<FUSED>(a[i], b[j], sums[i][j]);
         }
     }
 }
 
-/// [`accumulate`] by halves of a tile, for sixteen vector registers.
+/// [`accumulate`] for sixteen vector registers: in one part of at most half a tile, or two equal ones.
 #[inline(always)]
-fn halves<const FUSED: bool>(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-    for first in (0..rows.min(TILE)).step_by(HALF) {
-        let c = &mut c[first * PANEL..][..HALF * PANEL];
-        let mut sums = load(c);
-        for (a, b) in a.chunks_exact(TILE).zip(b.chunks_exact(PANEL)) {
-            step::<FUSED>(&a[first..first + HALF], b, &mut sums);
+fn parts<const FUSED: bool>(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let rows = rows.min(TILE);
+    let size = rows.div_ceil(rows.div_ceil(HALF).max(1));
+    for first in (0..rows).step_by(size.max(1)) {
+        match size {
+            1 => part::<FUSED, 1>(first, a, b, c),
+            2 => part::<FUSED, 2>(first, a, b, c),
+            3 => part::<FUSED, 3>(first, a, b, c),
+            4 => part::<FUSED, 4>(first, a, b, c),
+            5 => part::<FUSED, 5>(first, a, b, c),
+            _ => part::<FUSED, HALF>(first, a, b, c),
         }
-        store(&sums, c);
     }
 }
 
-/// [`accumulate`] for thirty-two registers of a panel's width.
+/// Some rows of a tile.
+#[inline(always)]
+fn part<const FUSED: bool, const ROWS: usize>(first: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let c = &mut c[first * PANEL..][..ROWS * PANEL];
+    let mut sums = load::<ROWS>(c);
+    for (a, b) in a.chunks_exact(TILE).zip(b.chunks_exact(PANEL)) {
+        step::<FUSED, ROWS>(&a[first..first + ROWS], b, &mut sums);
+    }
+    store(&sums, c);
+}
+
+/// [`accumulate`] for thirty-two vector registers of a panel's width.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn whole_or_part(rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    if rows > HALF { whole(a, b, c) } else { parts::<true>(rows, a, b, c) }
+}
+
+/// All rows of a tile at once.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn whole(a: &[f32], b: &[f32], c: &mut [f32]) {
     let (low, high) = c[..TILE * PANEL].split_at_mut(HALF * PANEL);
     let mut sums = (load(low), load(high));
     for (a, b) in a.chunks_exact(TILE).zip(b.chunks_exact(PANEL)) {
-        step::<true>(&a[..HALF], b, &mut sums.0);
-        step::<true>(&a[HALF..], b, &mut sums.1);
+        step::<true, HALF>(&a[..HALF], b, &mut sums.0);
+        step::<true, HALF>(&a[HALF..], b, &mut sums.1);
     }
     store(&sums.0, low);
     store(&sums.1, high);
@@ -182,15 +204,20 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn whole_tiles_and_halves_give_the_same_bits() {
+    fn whole_tiles_and_parts_give_the_same_bits() {
         let (a, b, start) = (noise(8, 40 * TILE), noise(9, 40 * PANEL), noise(10, TILE * PANEL));
-        let (mut at_once, mut by_halves, mut dispatched) = (start.clone(), start.clone(), start);
+        let (mut at_once, mut by_parts, mut dispatched) = (start.clone(), start.clone(), start.clone());
         whole(&a, &b, &mut at_once);
-        halves::<true>(TILE, &a, &b, &mut by_halves);
+        parts::<true>(TILE, &a, &b, &mut by_parts);
         accumulate(TILE, &a, &b, &mut dispatched);
-        assert_eq!(at_once, by_halves);
+        assert_eq!(at_once, by_parts);
         if is_x86_feature_detected!("fma") {
-            assert_eq!(dispatched, by_halves);
+            assert_eq!(dispatched, by_parts);
+        }
+        for rows in 1..TILE {
+            let mut some = start.clone();
+            parts::<true>(rows, &a, &b, &mut some);
+            assert_eq!(some[..rows * PANEL], at_once[..rows * PANEL], "{rows} rows");
         }
     }
 }

@@ -8,9 +8,10 @@ use super::error::LmError;
 use super::head::Head;
 use super::matmul::Matrix;
 use super::sizes::Sizes;
+use super::weights::Rows;
 
 /// Gives a tensor by its GGUF name after checking its shape; query and key rows in rotation order.
-pub(crate) type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, LmError> + 'a;
+pub(super) type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Rows, LmError> + 'a;
 
 /// The weights of a layer.
 pub(super) struct Layer {
@@ -37,14 +38,14 @@ impl Layer {
             (get("attn_q", &[q, hidden])?, get("attn_k", &[kv, hidden])?, get("attn_v", &[kv, hidden])?);
         let (gate, up) = (get("ffn_gate", &[inner, hidden])?, get("ffn_up", &[inner, hidden])?);
         Ok(Self {
-            attention_norm: get("attn_norm", &[hidden])?,
-            projection: Matrix::pack(&[&wq, &wk, &wv], hidden),
+            attention_norm: get("attn_norm", &[hidden])?.to_f32(),
+            projection: Matrix::pack(vec![wq, wk, wv], hidden),
             bias,
             output_bias,
-            output: Matrix::pack(&[&get("attn_output", &[hidden, q])?], q),
-            inner_norm: get("ffn_norm", &[hidden])?,
-            gate_up: Matrix::pack(&[&gate, &up], hidden),
-            down: Matrix::pack(&[&get("ffn_down", &[hidden, inner])?], inner),
+            output: Matrix::pack(vec![get("attn_output", &[hidden, q])?], q),
+            inner_norm: get("ffn_norm", &[hidden])?.to_f32(),
+            gate_up: Matrix::pack(vec![gate, up], hidden),
+            down: Matrix::pack(vec![get("ffn_down", &[hidden, inner])?], inner),
         })
     }
 }
@@ -53,7 +54,9 @@ impl Layer {
 type Biases = (Option<Vec<f32>>, Option<Vec<f32>>);
 
 fn biases(sizes: &Sizes, layer: usize, source: &mut Source) -> Result<Biases, LmError> {
-    let mut get = |name: &str, size: usize| source(&format!("blk.{layer}.{name}.bias"), &[size]);
+    let mut get = |name: &str, size: usize| {
+        source(&format!("blk.{layer}.{name}.bias"), &[size]).map(|rows| rows.to_f32())
+    };
     let (q, kv) = (sizes.heads.query_width(), sizes.heads.key_width());
     let bias = match sizes.biases {
         true => Some([get("attn_q", q)?, get("attn_k", kv)?, get("attn_v", kv)?].concat()),
@@ -82,19 +85,19 @@ pub(crate) struct Llama {
 
 impl Llama {
     /// Takes all weights from `source`.
-    pub(crate) fn load(sizes: Sizes, source: &mut Source) -> Result<Self, LmError> {
+    pub(super) fn load(sizes: Sizes, source: &mut Source) -> Result<Self, LmError> {
         let table = source("token_embd.weight", &[sizes.vocab, sizes.hidden])?;
-        let table = Matrix::pack(&[&table], sizes.hidden);
+        let table = Matrix::pack(vec![table], sizes.hidden);
         let (embedding, output) = match sizes.tied {
             true => (None, table),
             false => {
                 let output = source("output.weight", &[sizes.vocab, sizes.hidden])?;
-                (Some(table), Matrix::pack(&[&output], sizes.hidden))
+                (Some(table), Matrix::pack(vec![output], sizes.hidden))
             }
         };
         let size = sizes.heads.size;
         let factors = match sizes.scaled {
-            true => source("rope_freqs.weight", &[size / 2])?,
+            true => source("rope_freqs.weight", &[size / 2])?.to_f32(),
             false => vec![1.0; size / 2],
         };
         let frequency = |(i, factor): (usize, &f32)| {
@@ -104,7 +107,7 @@ impl Llama {
             sizes,
             embedding,
             layers: (0..sizes.layers).map(|i| Layer::load(&sizes, i, source)).collect::<Result<_, _>>()?,
-            head: Head::new(output, source("output_norm.weight", &[sizes.hidden])?, sizes.epsilon),
+            head: Head::new(output, source("output_norm.weight", &[sizes.hidden])?.to_f32(), sizes.epsilon),
             frequencies: factors.iter().enumerate().map(frequency).collect(),
         })
     }

@@ -11,8 +11,11 @@
 use std::ops::Range;
 
 use super::kernel::{PANEL, Strip, TILE, strip};
+use super::panels::Panels;
+use super::weights::Rows;
 
-/// Depth of a block of weights: 12 KiB per panel, so that it stays in the first-level cache.
+/// Depth of a block of weights, 12 KiB of a panel, so that it stays in the first-level cache; whole
+/// groups of any code.
 const DEPTH: usize = 192;
 /// Numbers in a block of rows of the left operand: 1 MiB, so that it stays near while weights pass by.
 const BLOCK: usize = 1 << 18;
@@ -52,25 +55,18 @@ impl Tiles {
     }
 }
 
-/// A constant right operand, `[panel][inputs][PANEL]`; outputs past the last are zero.
+/// A constant right operand.
 pub(crate) struct Matrix {
     outputs: usize,
     inputs: usize,
-    data: Vec<f32>,
+    panels: Panels,
 }
 
 impl Matrix {
-    /// Packs weights given as rows `[output][input]`, several blocks one under the other.
-    pub(crate) fn pack(blocks: &[&[f32]], inputs: usize) -> Self {
-        let outputs = blocks.iter().map(|b| b.len() / inputs).sum::<usize>();
-        let mut data = vec![0.0; outputs.div_ceil(PANEL) * PANEL * inputs];
-        for (j, row) in blocks.iter().flat_map(|b| b.chunks_exact(inputs)).enumerate() {
-            let panel = &mut data[j / PANEL * PANEL * inputs..][..PANEL * inputs];
-            for (slot, value) in panel.chunks_exact_mut(PANEL).zip(row) {
-                slot[j % PANEL] = *value;
-            }
-        }
-        Self { outputs, inputs, data }
+    /// Packs tensors `[output][input]`, one under the other.
+    pub(super) fn pack(parts: Vec<Rows>, inputs: usize) -> Self {
+        let (outputs, panels) = Panels::pack(parts, inputs);
+        Self { outputs, inputs, panels }
     }
 
     /// Number of outputs (rows of the unpacked weights).
@@ -80,15 +76,22 @@ impl Matrix {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.data[..])
+        self.panels.bytes()
     }
 
     /// Copies the weights of one output (an embedding, where the matrix is a tied table).
     pub(crate) fn read_output(&self, output: usize, into: &mut [f32]) {
-        let panel = &self.data[output / PANEL * PANEL * self.inputs..];
-        for (slot, values) in into.iter_mut().zip(panel.chunks_exact(PANEL)) {
-            *slot = values[output % PANEL];
+        let mut wide = [0.0; DEPTH * PANEL];
+        for (lines, into) in self.blocks(output / PANEL).zip(into.chunks_mut(DEPTH)) {
+            let lines = self.panels.lines(lines, &mut wide).chunks_exact(PANEL);
+            into.iter_mut().zip(lines).for_each(|(slot, line)| *slot = line[output % PANEL]);
         }
+    }
+
+    /// The lines of a panel in blocks of [`DEPTH`].
+    fn blocks(&self, panel: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (first, end) = (panel * self.inputs, (panel + 1) * self.inputs);
+        (first..end).step_by(DEPTH).map(move |first| first..end.min(first + DEPTH))
     }
 
     /// Computes rows `rows` (a range of [`Tiles::blocks`]) of `x · Wᵀ` for outputs `from..to`
@@ -105,15 +108,15 @@ impl Matrix {
         mut emit: impl FnMut(usize, &[f32]),
     ) {
         assert_eq!((x.depth, from % PANEL, rows.start % TILE), (self.inputs, 0, 0));
-        let panel_len = PANEL * self.inputs;
         let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
         c.resize(tiles.len() * TILE * PANEL, 0.0);
+        let mut wide = [0.0; DEPTH * PANEL];
         for p in from / PANEL..to.min(self.outputs).div_ceil(PANEL) {
             c.fill(0.0);
-            let panel = &self.data[p * panel_len..][..panel_len];
-            for (i, b) in panel.chunks(DEPTH * PANEL).enumerate() {
+            for (i, lines) in self.blocks(p).enumerate() {
                 // Weights are one long stream: while this block is in use, the next one is fetched.
-                let next = &self.data[(p * panel_len + i * DEPTH * PANEL + b.len()).min(self.data.len())..];
+                let next = self.panels.after(lines.end);
+                let b = self.panels.lines(lines, &mut wide);
                 let a = Strip { data: &x.data[i * DEPTH * TILE..], stride: self.inputs * TILE };
                 strip(x.rows, tiles.clone(), a, b, next, c);
             }
@@ -147,7 +150,7 @@ mod tests {
     use crate::lm::testing::noise;
 
     fn product(x: &[f32], rows: usize, w: &[f32], inputs: usize) -> Vec<f32> {
-        let matrix = Matrix::pack(&[w], inputs);
+        let matrix = Matrix::pack(vec![Rows::F32(w.to_vec())], inputs);
         let mut tiles = Tiles::default();
         tiles.pack(rows, inputs, |r| &x[r * inputs..]);
         let mut y = vec![0.0; rows * matrix.outputs()];
@@ -184,7 +187,8 @@ mod tests {
     #[test]
     fn a_tied_table_gives_its_rows_back() {
         let w = noise(7, 20 * 6);
-        let matrix = Matrix::pack(&[&w[..48], &w[48..]], 6);
+        let parts = [&w[..48], &w[48..]].map(|part| Rows::F32(part.to_vec()));
+        let matrix = Matrix::pack(parts.to_vec(), 6);
         let mut row = [0.0; 6];
         matrix.read_output(17, &mut row);
         assert_eq!(row, w[17 * 6..18 * 6]);

@@ -1,9 +1,9 @@
 //! A model as it is opened: tokenizer and network, from a GGUF file or a Hugging Face folder.
 //!
-//! Decision: weights are dequantised once, when a model is opened, and shared by all threads. The
-//! two formats differ in names and in the order of some rows, and that ends here: behind this file
-//! there is one network. What it computed for the beginnings of prompts is kept
-//! beside it, for all that share it, within a bound.
+//! Decision: weights are packed once, when a model is opened, and shared by all threads. The two
+//! formats differ in names and in the order of some rows, and that ends here: behind this file there
+//! is one network. What it computed for the beginnings of prompts is kept beside it, for all that
+//! share it, within a bound.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::cache::Cache;
 use super::error::LmError;
 use super::folder::Folder;
-use super::gguf::{Gguf, unpermute};
+use super::gguf::Gguf;
 use super::llama::Llama;
 use super::sizes::Sizes;
 use super::tokenizer::LmTokenizer;
+use super::weights::Rows;
 
 /// A loaded model with its tokenizer. Cheap to clone, shared between threads.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ impl LocalModel {
     pub const CACHE_BYTES: usize = 256 << 20;
 
     /// Loads a GGUF file, or a folder with `config.json`, safetensors and `tokenizer.json`; weights
-    /// become f32.
+    /// stay as narrow as they are.
     ///
     /// # Errors
     /// If a file cannot be read, or the model is none of Llama or Qwen2.
@@ -80,7 +81,7 @@ fn from_gguf(path: &Path) -> Result<Llama, LmError> {
         let rows = ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"];
         let weights = file.tensor(name, shape)?;
         Ok(match permuted && rows.iter().any(|end| name.ends_with(end)) {
-            true => unpermute(&weights, sizes.heads.size, weights.len() / shape[0]),
+            true => weights.unpermuted(sizes.heads.size, shape.get(1).copied().unwrap_or(1)),
             false => weights,
         })
     })
@@ -90,7 +91,9 @@ fn from_folder(path: &Path) -> Result<Llama, LmError> {
     let folder = Folder::open(path)?;
     let (sizes, rope) = (folder.sizes()?, folder.rope()?);
     Llama::load(sizes, &mut |name, shape| match rope {
-        Some(rope) if name == "rope_freqs.weight" => Ok(rope.factors(sizes.rope_base, sizes.heads.size)),
+        Some(rope) if name == "rope_freqs.weight" => {
+            Ok(Rows::F32(rope.factors(sizes.rope_base, sizes.heads.size)))
+        }
         _ => folder.tensor(name, shape),
     })
 }

@@ -5,11 +5,14 @@
 //! the attention, by texts. An output is the same chain of sums wherever it is computed, so that
 //! changes no bit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::*;
 
-use super::attention::{self, Heads, KeyValues, Scratch, Sight};
+use super::attention::{self, Heads, Scratch, Sight};
 use super::batch::{Prefix, Sequence};
 use super::kernel::PANEL;
+use super::keys_values::KeyValues;
 use super::matmul::{Matrix, Tiles};
 
 /// Which threads work on a pass.
@@ -19,6 +22,41 @@ pub(crate) enum Threads {
     One,
     /// All of the current pool, on a pass of one token per sequence that everything waits for.
     All,
+}
+
+/// Runs `work` on one thread of the current pool while the others stay awake for its parts.
+///
+/// A step of a text is some hundred short products, each shared by all threads. A thread that falls
+/// asleep between two of them, and one outside of the pool that does so at each, costs more than the
+/// products do.
+pub(crate) fn team<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let over = AtomicBool::new(false);
+    let over = &over;
+    rayon::scope(|scope| {
+        let lead = rayon::current_thread_index();
+        for _ in 1..rayon::current_num_threads() {
+            scope.spawn(move |_| {
+                // The lead may find this while it waits for a part of its own, and must not stay here.
+                while rayon::current_thread_index() != lead && !over.load(Ordering::Relaxed) {
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        // However the work ends, the others are let go.
+        let _last = Last(over);
+        work()
+    })
+}
+
+/// Says when it goes that the work is over.
+struct Last<'a>(&'a AtomicBool);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Attention of a pass of one token per sequence, each on a thread of its own: the keys and values
@@ -46,30 +84,32 @@ pub(crate) fn attend(
     rows.zip(sequences).map(one).collect()
 }
 
+/// Panels of a part of a product, at least, and parts for each thread, at most: several, because
+/// threads are not equally fast for as long as a part takes.
+const LEAST: usize = 4;
+const PARTS: usize = 4;
+
 impl Matrix {
-    /// [`Matrix::apply`] by all threads of the current pool, each a run of panels.
+    /// [`Matrix::apply`] by all threads of the current pool, each run of panels by one.
     pub(crate) fn apply_spread(&self, x: &Tiles, y: &mut [f32], add: bool) {
-        let (n, rows) = (self.outputs(), y.len() / self.outputs());
-        let each = n.div_ceil(PANEL).div_ceil(rayon::current_num_threads()) * PANEL;
-        let part = |first: usize| {
-            let (mut panel, mut part) = (Vec::new(), Vec::with_capacity(rows * each));
-            self.product(x, 0..rows, (first, (first + each).min(n)), &mut panel, |_, c| {
-                part.extend_from_slice(&c[..rows * PANEL]);
-            });
-            part
-        };
-        let parts: Vec<Vec<f32>> = (0..n.div_ceil(each)).into_par_iter().map(|i| part(i * each)).collect();
-        for (first, c) in parts.iter().flat_map(|part| part.chunks_exact(rows * PANEL)).enumerate() {
-            let (first, width) = (first * PANEL, PANEL.min(n - first * PANEL));
-            for (y, c) in y.chunks_exact_mut(n).zip(c.chunks_exact(PANEL)) {
-                let y = &mut y[first..first + width];
-                if add {
-                    y.iter_mut().zip(c).for_each(|(y, c)| *y += c);
-                } else {
-                    y.copy_from_slice(&c[..width]);
-                }
-            }
+        let n = self.outputs();
+        let rows = y.len() / n;
+        let each = n.div_ceil(PANEL).div_ceil(rayon::current_num_threads() * PARTS).max(LEAST) * PANEL;
+        // By part, its stretch of every row.
+        let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
+        parts.resize_with(n.div_ceil(each), || Vec::with_capacity(rows));
+        for row in y.chunks_exact_mut(n) {
+            parts.iter_mut().zip(row.chunks_mut(each)).for_each(|(part, stretch)| part.push(stretch));
         }
+        parts.par_iter_mut().enumerate().for_each(|(i, part)| {
+            let from = i * each;
+            self.product(x, 0..rows, (from, (from + each).min(n)), &mut Vec::new(), |first, c| {
+                for (y, c) in part.iter_mut().zip(c.chunks_exact(PANEL)) {
+                    let y = y[first - from..].iter_mut().zip(c);
+                    if add { y.for_each(|(y, c)| *y += c) } else { y.for_each(|(y, c)| *y = *c) }
+                }
+            });
+        });
     }
 }
 
@@ -77,13 +117,14 @@ impl Matrix {
 mod tests {
     use super::*;
     use crate::lm::testing::noise;
+    use crate::lm::weights::Rows;
 
     #[test]
     fn the_bits_are_those_of_one_thread() {
         let (rows, inputs, outputs) = (5, 300, 150);
         let (x, w, start) =
             (noise(13, rows * inputs), noise(14, outputs * inputs), noise(15, rows * outputs));
-        let matrix = Matrix::pack(&[&w], inputs);
+        let matrix = Matrix::pack(vec![Rows::F32(w)], inputs);
         let mut tiles = Tiles::default();
         tiles.pack(rows, inputs, |r| &x[r * inputs..]);
         for add in [false, true] {

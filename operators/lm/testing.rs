@@ -33,6 +33,7 @@ pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
     use super::attention::Heads;
     use super::llama::Llama;
     use super::sizes::Sizes;
+    use super::weights::Rows;
     let heads = Heads { queries: 6, keys: 2, size: 6 };
     let (hidden, inner) = (36, 52);
     let (rope_base, epsilon) = (1e4, 1e-5);
@@ -54,7 +55,7 @@ pub(crate) fn network_of(seed: u64, vocab: usize) -> super::llama::Llama {
     Llama::load(sizes, &mut |_, shape| {
         stream += 1;
         let scale = 2.0 / (shape[shape.len() - 1] as f32).sqrt();
-        Ok(noise(stream, shape.iter().product()).iter().map(|w| w * scale).collect())
+        Ok(Rows::F32(noise(stream, shape.iter().product()).iter().map(|w| w * scale).collect()))
     })
     .unwrap()
 }

@@ -28,6 +28,7 @@ use super::error::LmError;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
+use super::spread;
 use super::vocabulary::Vocabulary;
 use crate::language_model::{Answered, Writing, Written};
 use crate::shape::Cost;
@@ -72,7 +73,9 @@ pub fn write_texts(
     }
     let vocabulary = model.tokenizer().vocabulary();
     let (network, cache) = (model.network(), model.cache());
-    write_tokens(network, cache, vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+    spread::team(|| {
+        write_tokens(network, cache, vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+    })
 }
 
 /// That every part of `how` makes sense, its schema included.
