@@ -168,11 +168,30 @@ impl GroupProfile {
         (Portrait { text, members: size, representatives }, facts)
     }
 
+    /// What is said to a model where none writes: it would change nothing.
+    fn unread(&self, inputs: &Inputs<'_>) -> Vec<Problem> {
+        let given = [
+            ("template", self.template != template()),
+            ("format", self.format != Format::default()),
+            ("writing", self.writing != WritingParameters::default()),
+        ];
+        let parameter = |(name, _)| Problem::with(name, "only `writer: llm` reads this");
+        let mut problems: Vec<Problem> =
+            given.into_iter().filter(|(_, given)| *given).map(parameter).collect();
+        if inputs.model.is_some() {
+            problems.push(Problem::field("model", "only `writer: llm` asks a model"));
+        }
+        problems.into_iter().map(|problem| problem.help("say `writer: llm`, or remove it")).collect()
+    }
+
     /// The columns read, and the language model with all it needs where it writes.
     fn parts(&self, inputs: &Inputs<'_>) -> Result<(Columns, Option<PortraitWriter>), Vec<Problem>> {
         let mut problems = Problems::default();
         let writer = match self.writer {
-            Writer::Template => Some(None),
+            Writer::Template => {
+                self.unread(inputs).into_iter().for_each(|problem| problems.push(problem));
+                Some(None)
+            }
             Writer::Llm => {
                 let model = problems.take(inputs.language_model());
                 let prepared = problems.take(PortraitWriter::prepare(

@@ -37,6 +37,7 @@ mod taste;
 mod template;
 #[cfg(test)]
 mod testing;
+pub mod tuning;
 pub mod writing;
 
 use operator::Register;

@@ -130,44 +130,7 @@ fn prompt(template: &Template, group: &str, facts: &Facts) -> Result<String, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        language_model::{Answered, Written},
-        shape::Cost,
-    };
-
-    /// Answers with the prompt itself.
-    struct Echo;
-
-    impl LanguageModel for Echo {
-        fn digest(&self) -> String {
-            "echo".to_string()
-        }
-
-        fn score(
-            &self,
-            _: &[String],
-            _: &[String],
-            _: &mut Answered<'_, Vec<f32>>,
-        ) -> Result<Cost, CallError> {
-            Err("echo".into())
-        }
-
-        fn write(
-            &self,
-            _: &Writing,
-            prompts: &[String],
-            answered: &mut Answered<'_, Written>,
-        ) -> Result<Cost, CallError> {
-            for (at, prompt) in prompts.iter().enumerate() {
-                let _ = answered(at, Ok(Written { text: prompt.clone(), tokens: 1, finished: true }));
-            }
-            Ok(Cost::default())
-        }
-
-        fn price(&self, _: &[String]) -> Result<Cost, CallError> {
-            Ok(Cost::default())
-        }
-    }
+    use crate::testing::Echo;
 
     fn writer(template: &str, format: Format) -> PortraitWriter {
         let template = Template::compile(template.to_string()).unwrap();

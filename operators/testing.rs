@@ -3,9 +3,42 @@
 use proptest::prelude::*;
 
 use crate::{
+    language_model::{Answered, LanguageModel, Writing, Written},
     row::{Row, Value},
-    shape::{Counts, Event, FoldKernel},
+    shape::{CallError, Cost, Counts, Event, FoldKernel},
 };
+
+/// A language model that writes the prompt itself, each in one token, and ends only the first.
+pub(crate) struct Echo;
+
+impl LanguageModel for Echo {
+    fn digest(&self) -> String {
+        "echo".to_string()
+    }
+
+    fn score(&self, _: &[String], _: &[String], _: &mut Answered<'_, Vec<f32>>) -> Result<Cost, CallError> {
+        Err("an echo scores nothing".into())
+    }
+
+    fn write(
+        &self,
+        _: &Writing,
+        prompts: &[String],
+        answered: &mut Answered<'_, Written>,
+    ) -> Result<Cost, CallError> {
+        for (at, prompt) in prompts.iter().enumerate() {
+            let text = Written { text: prompt.clone(), tokens: 1, finished: at == 0 };
+            if answered(at, Ok(text)).is_break() {
+                break;
+            }
+        }
+        Ok(Cost::default())
+    }
+
+    fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
+        Ok(Cost { prompt_tokens: prompts.len() as u64, ..Cost::default() })
+    }
+}
 
 /// Folds a history of (time, item, count), oldest first; item n has its decimal digits as categories.
 pub fn fold(kernel: &dyn FoldKernel, history: &[(i64, u64, u64)]) -> Vec<Row> {

@@ -111,45 +111,13 @@ impl InferKernel for WriteTexts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Echo;
     use serde_json::json;
-
-    struct Deaf;
-
-    impl LanguageModel for Deaf {
-        fn digest(&self) -> String {
-            "deaf".to_string()
-        }
-
-        fn score(
-            &self,
-            _: &[String],
-            _: &[String],
-            _: &mut Answered<'_, Vec<f32>>,
-        ) -> Result<Cost, CallError> {
-            Err("deaf".into())
-        }
-
-        fn write(
-            &self,
-            _: &Writing,
-            prompts: &[String],
-            answered: &mut Answered<'_, Written>,
-        ) -> Result<Cost, CallError> {
-            for (at, prompt) in prompts.iter().enumerate() {
-                let _ = answered(at, Ok(Written { text: prompt.clone(), tokens: 1, finished: at == 0 }));
-            }
-            Ok(Cost::default())
-        }
-
-        fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
-            Ok(Cost { prompt_tokens: prompts.len() as u64, ..Cost::default() })
-        }
-    }
 
     fn kernel(change: impl Fn(&mut Writing)) -> WriteTexts {
         let mut how = Writing::default();
         change(&mut how);
-        WriteTexts { model: Arc::new(Deaf), how }
+        WriteTexts { model: Arc::new(Echo), how }
     }
 
     #[test]
@@ -165,7 +133,7 @@ mod tests {
         ];
         let mut all: Vec<String> = changes.iter().map(|change| kernel(change).logic()).collect();
         all.push(kernel(|_| ()).logic());
-        assert!(all.iter().all(|logic| logic.contains("deaf")));
+        assert!(all.iter().all(|logic| logic.contains("echo")));
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 8);

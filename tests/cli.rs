@@ -312,19 +312,28 @@ fn what_waits_is_told_by_every_command_until_it_is_asked() {
     assert_eq!((plan, of(&place.json("run", ENCODER, &delta))), ((0, 1), (0, 1)));
     assert_eq!(of(&place.json("run", ENCODER, &[])), (0, 1));
     assert!(place.ok("run", ENCODER, &[]).contains("embedding: 1 requests wait"));
+    // Any row is one of the three that are waited for.
+    place.write("other.csv", "item_id,title,year,genres\n901,Nobody's,1999,Drama\n");
+    let delta = ["--delta".to_string(), format!("items={}", place.path("other.csv").display())];
+    assert_eq!(of(&place.json("run", ENCODER, &[&delta[0], &delta[1]])), (0, 1));
     let status = place.json("status", ENCODER, &[]);
     let waiting = &status["waiting"][0];
     assert_eq!(
         (&status["backlog"], &waiting["node"], &waiting["requests"]),
         (&1.into(), &"embedding".into(), &1.into())
     );
-    assert_eq!((&waiting["since_epoch"], &waiting["events"]), (&4.into(), &0.into()));
+    assert_eq!(
+        (&status["epoch"], &waiting["since_epoch"], &waiting["events"]),
+        (&5.into(), &4.into(), &1.into())
+    );
+    let (at, seconds) = (waiting["at"].as_u64().unwrap(), waiting["seconds"].as_f64().unwrap());
+    assert!(at > 1_700_000_000_000 && seconds > 0.0 && seconds < 600.0, "since {at}, for {seconds} s");
     assert_eq!((&waiting["after_events"], &waiting["after_seconds"]), (&3.into(), &36_000.0.into()));
-    assert!(place.ok("status", ENCODER, &[]).contains("0 of 3"));
+    assert!(place.ok("status", ENCODER, &[]).contains("1 of 3"));
     assert!(place.ok("verify", ENCODER, &[]).contains("every table"));
     let flushed = of(&place.json("plan", ENCODER, &["--flush"]));
     assert_eq!(flushed, (1, 0));
-    // Two more rows are fewer than three; the request is another one, and has just begun to wait.
+    // With two more rows there are three, but the request is another one, and has just begun to wait.
     let delta = ["--delta".to_string(), format!("events={three}")];
     assert_eq!(of(&place.json("run", ENCODER, &[&delta[0], &delta[1]])), (0, 1));
     let file = place.path("plan.json").display().to_string();

@@ -99,22 +99,73 @@ fn what_is_wrong_with_a_text_s_parameters_is_told() {
     let unknown = wrong("title: text", "name: text");
     assert!(unknown.contains("a template sees the columns of `items`"), "{unknown}");
     assert!(wrong(", model: writer", "").contains("needs a language model"));
+    assert!(
+        wrong("in: items", "in: [items, items]").contains("one input"),
+        "{}",
+        wrong("in: items", "in: [items, items]")
+    );
+    let both = wrong("writing: { max_tokens: 9 }", "writing: { stop: [x] }, json: { type: string }");
+    assert!(both.contains("stop: would cut a JSON document short"), "{both}");
 }
 
-/// Portraits are fitted: written once, durable, and the same for every key of their group.
-#[test]
-fn a_model_writes_portraits_when_groups_are_fitted() {
+/// The example of `group_profile` with a model that writes, and with one part replaced by another.
+fn example(from: &str, to: &str) -> Result<Bench, String> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/examples");
     let read = |name: &str| fs::read_to_string(examples.join(name)).unwrap();
     let pipeline = read("group_profile.yaml")
         .replace("op: group_profile,", "model: portraits, op: group_profile,")
         .replace("writer: template", "writer: llm, writing: { seed: 5 }")
         .replace("models:\n", "models:\n  portraits: { kind: language_model, base: any }\n");
+    assert!(pipeline.contains(from));
+    let pipeline = if from.is_empty() { pipeline } else { pipeline.replace(from, to) };
     let names = ["data/events.csv", "data/items.csv", "data/users.csv", "prompts/profile.jinja"];
     let texts = names.map(read);
     let mut files: Vec<(&str, &str)> = names.into_iter().zip(texts.iter().map(String::as_str)).collect();
-    files.push(("pipeline.yaml", &pipeline));
-    let bench = Bench::new(&files).unwrap();
+    files.extend([("pipeline.yaml", pipeline.as_str()), ("wrong.jinja", "{{ title }}")]);
+    Bench::new(&files)
+}
+
+#[test]
+fn what_is_wrong_with_a_portrait_s_parameters_is_told() {
+    let wrong = |from: &str, to: &str| example(from, to).err().unwrap();
+    let cases = [
+        ("seed: 5", "max_tokens: 0", "max_tokens: must be at least 1"),
+        ("seed: 5", "temperature: -1", "temperature: must be a finite number from 0"),
+        ("seed: 5", "sed: 5", "seed"),
+        ("writing: { seed: 5 }", "format: list", "tags"),
+        ("writing: { seed: 5 }", "template: nowhere.jinja", "nowhere.jinja"),
+        (
+            "writing: { seed: 5 }",
+            "template: wrong.jinja",
+            "a template sees `group`, `members` and `favourites`",
+        ),
+        (
+            "writing: { seed: 5 }",
+            "format: tags, writing: { stop: [x] }",
+            "stop: would cut a JSON document short",
+        ),
+        ("model: portraits, ", "", "needs a language model"),
+        ("representatives: 4", "representatives: 0", "must be at least 1"),
+        // Nothing would read these.
+        ("writer: llm", "writer: template", "only `writer: llm` reads"),
+        ("writer: llm, writing: { seed: 5 }", "writer: template, format: tags", "only `writer: llm` reads"),
+        (
+            "writer: llm, writing: { seed: 5 }",
+            "writer: template, template: wrong.jinja",
+            "only `writer: llm` reads",
+        ),
+        ("writer: llm, writing: { seed: 5 }", "writer: template", "only `writer: llm` asks a model"),
+    ];
+    for (from, to, expected) in cases {
+        let told = wrong(from, to);
+        assert!(told.contains(expected), "{to}: {told}");
+    }
+}
+
+/// Portraits are fitted: written once, durable, and the same for every key of their group.
+#[test]
+fn a_model_writes_portraits_when_groups_are_fitted() {
+    let bench = example("", "").unwrap();
     bench.epoch("state", options(false)).unwrap();
     let portraits = rows(&bench, "profile");
     assert!(portraits.len() >= 3);
@@ -128,10 +179,7 @@ fn a_model_writes_portraits_when_groups_are_fitted() {
     assert_eq!(bench.models.calls(), portraits.len() as u64);
 
     // A list of tags that is none leaves the fixed wording.
-    let tags = pipeline.replace("writer: llm,", "writer: llm, format: tags,");
-    files.pop();
-    files.push(("pipeline.yaml", &tags));
-    let bench = Bench::new(&files).unwrap();
+    let bench = example("writer: llm,", "writer: llm, format: tags,").unwrap();
     bench.epoch("state", options(false)).unwrap();
     assert!(rows(&bench, "profile").values().all(|row| row[0].contains("long-term favourites")));
 }

@@ -28,6 +28,8 @@ use proptest::prelude::*;
 
 #[path = "incremental/backlog.rs"]
 mod backlog;
+#[path = "incremental/texts.rs"]
+mod texts;
 
 const PIPELINE: &str = include_str!("common/pipeline.yaml");
 

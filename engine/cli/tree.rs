@@ -88,21 +88,28 @@ pub fn waiting(report: &Report) -> String {
 fn summary(report: &Report) -> String {
     let language = report.nodes.iter().filter(|node| node.language);
     let (mut calls, mut computed, mut reused, mut written, mut seconds) = (0, 0, 0, 0, 0.0);
+    let mut unmeasured = false;
     for node in language {
         calls += node.calls.calls;
         computed += node.calls.cost.prompt_tokens;
         reused += node.calls.cost.reused_prompt_tokens;
         written += node.calls.cost.completion_tokens;
         seconds += node.calls.seconds;
+        unmeasured |= node.calls.calls > 0 && node.calls.seconds == 0.0;
     }
     let written = match (written, report.dry) {
         (0, _) => String::new(),
         (written, true) => format!(", at most {written} tokens written"),
         (written, false) => format!(", {written} tokens written"),
     };
-    let about = if report.dry { ", about" } else { "," };
+    // A plan's seconds are those of earlier calls of the same node; a first run has none to go by.
+    let time = match report.dry {
+        true if unmeasured => ", in a time that no run has measured yet".to_owned(),
+        true => format!(", about {seconds:.1} s"),
+        false => format!(", {seconds:.1} s"),
+    };
     let mut out = format!(
-        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){written}{about} {seconds:.1} s"
+        "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){written}{time}"
     );
     if let Some((money, currency)) = report.money() {
         let _ = write!(out, ", {money:.4} {currency}");

@@ -1,14 +1,16 @@
 //! A model's own form of conversations, for models that do not read ChatML.
 //!
 //! Decision: prompts are written once, in ChatML, and taken apart into their turns where a model
-//! wants another form; its own template puts them together. Of what such templates may call there
-//! is `raise_exception`; there is no clock, so that a prompt is the same tomorrow.
+//! wants another form; its own template puts them together. They are written for Python: methods
+//! of its texts and lists are there, `raise_exception` is, and tools and documents are none. There is
+//! no clock, so that a prompt is the same tomorrow.
 
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::json;
 
 use super::error::LmError;
@@ -43,6 +45,7 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(wrong)?);
         environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -60,6 +63,8 @@ impl ChatTemplate {
         let turns: Vec<_> = messages(chatml).iter().map(turn).collect();
         let context = json!({
             "messages": turns,
+            "tools": null,
+            "documents": null,
             "add_generation_prompt": true,
             "bos_token": self.begin,
             "eos_token": self.end,

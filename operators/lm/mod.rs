@@ -38,6 +38,8 @@ mod spread;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+#[cfg(test)]
+mod transformers_tests;
 mod trie;
 mod vocabulary;
 mod weights;

@@ -21,9 +21,12 @@ pub(super) fn words(digits: &str) -> String {
     )
 }
 
+/// The names that the splitting of Llama 3 goes by.
+const LLAMA_3: [&str; 3] = ["llama-bpe", "llama-v3", "llama3"];
+
 /// Whether a word that is a token is taken whole, whatever the merges say (Llama 3).
 pub(crate) fn ignores_merges(pre: &str) -> bool {
-    pre == "llama-bpe"
+    LLAMA_3.contains(&pre)
 }
 
 /// Sets how a tokenizer splits text.
@@ -35,7 +38,7 @@ pub(crate) fn split(tokenizer: &mut Tokenizer, pre: &str) -> Result<(), LmError>
     };
     let steps = match pre {
         "smollm" => vec![Digits::new(true).into(), bytes().into()],
-        "llama-bpe" | "llama-v3" | "llama3" => by(words(r"\p{N}{1,3}"))?,
+        _ if LLAMA_3.contains(&pre) => by(words(r"\p{N}{1,3}"))?,
         "qwen2" => {
             tokenizer.with_normalizer(Some(NFC)).map_err(|error| LmError::Malformed(error.to_string()))?;
             by(words(r"\p{N}"))?

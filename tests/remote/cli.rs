@@ -126,6 +126,9 @@ fn tokens_have_a_price() {
     };
     let plan = json(&["plan", "--format", "json"]);
     assert_eq!(plan["inference"]["currency"], "EUR");
+    // Nothing was asked yet, so nobody knows how long an answer takes.
+    let said = words(&run(&bench, &["plan"]));
+    assert!(said.contains("in a time that no run has measured yet"), "{said}");
     let ran = json(&["run", "--format", "json"]);
     let inference = &ran["inference"];
     let number = |name: &str| inference[name].as_f64().unwrap();

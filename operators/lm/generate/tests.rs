@@ -106,7 +106,9 @@ fn a_text_is_the_same_in_any_company_and_order() {
 
 #[test]
 fn threads_change_nothing() {
-    let (network, vocabulary, prompts) = (small_network(7), letters(101), prompts());
+    let (network, vocabulary, mut prompts) = (small_network(7), letters(101), prompts());
+    // Long ones that share nothing are read in several passes, by several threads.
+    prompts.extend((0..12).map(|i| tokens(100 + i, 80)));
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| write(&network, &vocabulary, &drawn(50), &prompts))
@@ -168,6 +170,7 @@ fn what_makes_no_sense_is_refused() {
         (Writing { repetition_penalty: 0.0, ..greedy(1) }, "repetition_penalty: "),
         (Writing { stop: vec![String::new()], ..greedy(1) }, "stop: "),
         (Writing { stop: vec!["x".into()], schema: Some(Arc::new(json!({}))), ..greedy(1) }, "stop: "),
+        (Writing { schema: Some(Arc::new(json!({"type": "wood"}))), ..greedy(1) }, "schema"),
     ];
     for (how, expected) in cases {
         let error = check_writing(&how).unwrap_err().to_string();

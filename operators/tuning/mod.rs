@@ -1,0 +1,6 @@
+//! Tuning language models: what they are to be moved towards.
+//!
+//! Decision: models here answer with one label of a closed set, so whatever a method asks of them is
+//! a function of label log-probabilities; losses know those alone.
+
+pub mod loss;
