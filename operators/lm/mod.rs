@@ -7,6 +7,9 @@
 mod attention;
 mod batch;
 mod best;
+mod cache;
+#[cfg(test)]
+mod cache_tests;
 mod chat_template;
 mod closed_set;
 mod error;
@@ -21,6 +24,7 @@ mod ggml;
 mod gguf;
 mod head;
 mod kernel;
+mod keys_values;
 mod llama;
 mod math;
 mod matmul;

@@ -25,7 +25,7 @@ fn drawn(max_tokens: usize) -> Writing {
 }
 
 /// Tokens of one letter each; 2 ends a text, 3 is a marker.
-fn letters(count: usize) -> Vocabulary {
+pub(crate) fn letters(count: usize) -> Vocabulary {
     let letter = |id: usize| vec![b'a' + (id % 26) as u8].into_boxed_slice();
     let control = (0..count).map(|id| id == 2 || id == 3).collect();
     Vocabulary::new((0..count).map(letter).collect(), control, BTreeSet::from([2]))
@@ -44,7 +44,8 @@ fn bytes_and_more() -> Vocabulary {
 
 fn write(network: &Llama, vocabulary: &Vocabulary, how: &Writing, prompts: &[Vec<u32>]) -> Vec<Written> {
     let ask = |answered: &mut Answered<'_, Written>| {
-        Ok(write_tokens(network, vocabulary, how, prompts, answered).unwrap())
+        Ok(write_tokens(network, &Cache::new(network.sizes(), 0), vocabulary, how, prompts, answered)
+            .unwrap())
     };
     let (answers, cost) = gather(prompts.len(), ask).unwrap();
     let answers: Vec<Written> = answers.into_iter().collect::<Result<_, _>>().unwrap();
@@ -130,7 +131,8 @@ fn who_hears_enough_is_told_no_more() {
                 std::ops::ControlFlow::Break(())
             }
         };
-        write_tokens(&network, &vocabulary, &drawn(30), &prompts, &mut hear).unwrap();
+        write_tokens(&network, &Cache::new(network.sizes(), 0), &vocabulary, &drawn(30), &prompts, &mut hear)
+            .unwrap();
         assert_eq!(heard, enough);
     }
 }
