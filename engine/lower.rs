@@ -174,6 +174,7 @@ impl Lowering<'_> {
             leaf,
             first_leaf,
             after: named.spec.after.as_ref().map(|after| Debounce { events: after.events, time: after.time }),
+            max_calls: named.spec.limits.as_ref().map(|limits| limits.calls),
         })
     }
 

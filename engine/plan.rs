@@ -96,6 +96,8 @@ pub struct PlanNode {
     pub logic: String,
     /// How long its requests wait to be asked together.
     pub after: Option<Debounce>,
+    /// Calls that a run may spend on it.
+    pub max_calls: Option<u64>,
 }
 
 /// Until one of these is reached, requests wait.
@@ -155,6 +157,11 @@ impl Plan {
     /// How long the requests of an inference wait to be asked together, if they do.
     pub fn after(&self, leaf: LeafId) -> Option<Debounce> {
         self.node(&self.leaves[leaf].node)?.after
+    }
+
+    /// Calls that a run may spend on the node of an inference, if they are limited.
+    pub fn max_calls(&self, leaf: LeafId) -> Option<u64> {
+        self.node(&self.leaves[leaf].node)?.max_calls
     }
 
     /// The fits, in order.

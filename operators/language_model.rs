@@ -110,8 +110,8 @@ pub trait LanguageModel: Send + Sync {
         answered: &mut Answered<'_, Written>,
     ) -> Result<Cost, CallError>;
 
-    /// What scoring these prompts would cost, without loading the weights; of writing, what reading
-    /// them would.
+    /// What scoring these prompts would cost as the first call, without loading the weights; of writing,
+    /// what reading them would.
     ///
     /// # Errors
     /// If the tokenizer cannot be had or loaded.

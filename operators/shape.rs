@@ -136,7 +136,8 @@ pub trait InferKernel: Send + Sync {
         answered: &mut Answered<'_, Row>,
     ) -> Result<Cost, CallError>;
 
-    /// What [`InferKernel::run`] would cost for these requests.
+    /// What [`InferKernel::run`] would cost for these requests, if nothing had been asked before; what a
+    /// model remembers may make it cheaper.
     ///
     /// # Errors
     /// If the model's tokenizer cannot be loaded.

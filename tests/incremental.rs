@@ -267,6 +267,39 @@ fn an_answer_that_is_all_that_is_left_of_an_epoch_is_taken_up_by_the_next() {
     assert!(!readable(&bench, "state").contains_key("errors"));
 }
 
+#[test]
+fn a_node_is_asked_no_more_than_its_limits_in_a_run() {
+    let text = include_str!("common/pipeline.yaml");
+    let limited = |node: &str, calls: u64| {
+        let line = format!("  {node}:\n    {{ ");
+        let line = if text.contains(&line) { line } else { format!("  {node}: {{ ") };
+        text.replace(&line, &format!("{line}limits: {{ calls: {calls} }}, "))
+    };
+    let free = bench();
+    begin(&free, "state");
+    let total = free.models.calls();
+    for (node, calls) in [("novel", 3), ("scored", 2), ("scored", 0)] {
+        let mut bench = bench();
+        bench.rewrite(&limited(node, calls)).unwrap();
+        let one = || bench.epoch("state", Options { workers: 1, ..Options::default() });
+        let mut before = bench.models.calls();
+        let stopped = one();
+        let same = |error: &RunError| matches!(error, RunError::Limit { node: at, calls: most } if at == node && *most == calls);
+        assert!(stopped.as_ref().is_err_and(same), "{node} {calls}");
+        assert_eq!(stopped.err().map(|error| error.exit_code()), Some(4));
+        // What was answered is kept, so every further run asks so many more.
+        while calls > 0 && one().is_err() {
+            let now = bench.models.calls();
+            assert!(now - before > 0, "no run goes on");
+            before = now;
+        }
+        if calls > 0 {
+            assert_eq!(bench.models.calls(), total, "nothing was asked twice");
+            check(&bench, "state", Calls::Memo);
+        }
+    }
+}
+
 /// A driver that stays open and takes the same delta file as often as it is given.
 fn open(bench: &Bench, workers: usize) -> Driver<'static> {
     bench.driver("state", Options { workers, again: true, ..Options::default() }).unwrap()

@@ -119,6 +119,16 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         );
         return Err(Failure::new(4, message));
     }
+    for node in &report.nodes {
+        let limit = loaded.plan.node(&node.node).and_then(|planned| planned.max_calls);
+        if let Some(most) = limit.filter(|most| node.calls.calls > *most) {
+            let message = format!(
+                "error: {} calls of {} are more than its limits, {most}",
+                node.calls.calls, node.node
+            );
+            return Err(Failure::new(4, message));
+        }
+    }
     match args.detailed_exitcode && report.changes_anything() {
         true => Err(Failure::new(2, "")),
         false => Ok(()),

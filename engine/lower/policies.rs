@@ -20,10 +20,6 @@ impl Lowering<'_> {
             let message = format!("`{}` cannot be updated: no operator trains models yet", updates.value);
             self.error(&updates.span, message, None);
         }
-        if !node.limits.is_empty() {
-            let help = Some("bound a whole run with --max-calls".to_string());
-            self.error(&node.limits.span_of(&[]), "limits of a node are not built yet", help);
-        }
     }
 
     /// A policy for something that is not there would only look as if it did something.
@@ -39,6 +35,10 @@ impl Lowering<'_> {
         if let Some(after) = node.after.as_ref().filter(|_| !asks) {
             let help = "remove `after`, or give it to the node that asks".to_string();
             self.error(&after.span, format!("{op} asks no model, so nothing can wait"), Some(help));
+        }
+        if let Some(limits) = node.limits.as_ref().filter(|_| !asks) {
+            let help = "remove `limits`, or give it to the node that asks".to_string();
+            self.error(&limits.span, format!("{op} asks no model, so nothing is spent on it"), Some(help));
         }
     }
 }

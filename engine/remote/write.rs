@@ -2,9 +2,9 @@
 
 use coea_operators::{
     language_model::{Writing, Written},
+    lm::satisfies,
     shape::Cost,
 };
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
@@ -33,9 +33,16 @@ pub(super) fn write(asking: &mut Asking<'_>, how: &Writing, prompt: &str) -> Res
         return Err(Failure::Question("the server gave no text".to_string()));
     };
     let finished = choice.finish_reason.as_deref() != Some("length");
-    if how.schema.is_some() && serde_json::from_str::<IgnoredAny>(text).is_err() {
-        let why = if finished { "is no JSON" } else { "was cut before it was JSON" };
-        return Err(Failure::Question(format!("the server's text {why}")));
+    if let Some(schema) = &how.schema {
+        let why = match serde_json::from_str::<Json>(text) {
+            Ok(document) if satisfies(&document, schema) => None,
+            Ok(_) => Some("does not satisfy its schema: does the server know `response_format`?"),
+            Err(_) if finished => Some("is no JSON"),
+            Err(_) => Some("was cut before it was JSON"),
+        };
+        if let Some(why) = why {
+            return Err(Failure::Question(format!("the server's text {why}")));
+        }
     }
     let tokens = asking.cost.completion_tokens - before;
     Ok(Written { text: text.to_string(), tokens, finished })

@@ -41,9 +41,8 @@ impl Driver<'_> {
         let mut requests: Vec<(Row, MemoKey)> =
             self.unanswered(leaf).map(|(key, request)| (request.clone(), *key)).collect();
         requests.sort();
-        let allowed = self.allowance(kernel.cheap(), requests.len());
-        let short = allowed < requests.len();
-        requests.truncate(allowed);
+        let short = self.shortage(leaf, kernel.cheap(), requests.len());
+        requests.truncate(short.as_ref().map_or(requests.len(), |(allowed, _)| *allowed));
         let (rows, keys): (Vec<Row>, Vec<MemoKey>) = requests.into_iter().unzip();
         if !rows.is_empty() {
             let memo = (!self.options.dry).then(|| self.state.memo.clone());
@@ -53,10 +52,7 @@ impl Driver<'_> {
             self.take_in(leaf, heard?, began.elapsed(), kernel.cheap(), &outcome)?;
             outcome.map_err(|error| RunError::call(node, error))?;
         }
-        match short {
-            true => Err(RunError::Budget(self.options.max_calls.unwrap_or_default())),
-            false => Ok(()),
-        }
+        short.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Notes what was heard, and feeds it to the dataflow.
@@ -83,12 +79,20 @@ impl Driver<'_> {
         self.feed(leaf, heard.good)
     }
 
-    /// How many of `wanted` calls the budget allows; small local models are not on it.
-    fn allowance(&self, cheap: bool, wanted: usize) -> usize {
-        match self.options.max_calls {
-            Some(most) if !cheap => wanted.min(most.saturating_sub(self.epoch.spent) as usize),
-            _ => wanted,
-        }
+    /// How many of `wanted` calls may be made, if not all, and what stands against the others: the limits
+    /// of the node, or the budget of the run, on which small local models are not.
+    fn shortage(&self, leaf: LeafId, cheap: bool, wanted: usize) -> Option<(usize, RunError)> {
+        let node = &self.plan.leaves[leaf].node;
+        let same = |(at, _): &(&LeafId, _)| self.plan.leaves[**at].node == *node;
+        let made: u64 = self.epoch.calls.iter().filter(same).map(|(_, report)| report.calls).sum();
+        let limit = self
+            .plan
+            .max_calls(leaf)
+            .map(|calls| (calls.saturating_sub(made), RunError::Limit { node: node.clone(), calls }));
+        let budget = self.options.max_calls.filter(|_| !cheap);
+        let budget = budget.map(|most| (most.saturating_sub(self.epoch.spent), RunError::Budget(most)));
+        let (allowed, error) = limit.into_iter().chain(budget).min_by_key(|(allowed, _)| *allowed)?;
+        ((allowed as usize) < wanted).then_some((allowed as usize, error))
     }
 }
 

@@ -62,6 +62,14 @@ pub enum RunError {
         /// Which budget.
         cause: String,
     },
+    /// The limits of a node.
+    #[error("stopped at the limits of {node}, {calls} calls; answers so far are kept: run again to go on")]
+    Limit {
+        /// The node that asks.
+        node: String,
+        /// Its limit.
+        calls: u64,
+    },
     /// The budget.
     #[error("stopped at --max-calls {0}; answers so far are kept: run again to go on")]
     Budget(u64),
@@ -91,7 +99,7 @@ impl RunError {
             RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } => 1,
             RunError::Source { error, .. } => error.exit_code(),
             RunError::Unavailable { .. } => 66,
-            RunError::Budget(_) | RunError::Spent { .. } => 4,
+            RunError::Budget(_) | RunError::Limit { .. } | RunError::Spent { .. } => 4,
             RunError::SourceChanged(_) => 78,
             RunError::StalePlan(_) => 3,
         }

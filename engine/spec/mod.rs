@@ -104,7 +104,7 @@ pub struct NodeSpec {
     /// How long its requests wait to be asked together; no part of its logic.
     pub after: Option<After>,
     /// What a run may spend on it; no part of its logic.
-    pub limits: Block,
+    pub limits: Option<Limits>,
 }
 
 /// `{ connector, in, with }`
@@ -155,6 +155,15 @@ pub struct After {
     pub events: Option<u64>,
     /// Time passed.
     pub time: Option<Duration>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// What a run may spend on a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Calls of its model.
+    pub calls: u64,
     /// Where it was written.
     pub span: Span,
 }

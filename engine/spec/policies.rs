@@ -1,4 +1,4 @@
-//! When a node works: `refit` and `after`.
+//! When a node works and what it may spend: `refit`, `after` and `limits`.
 //!
 //! Read as a whole and then checked, because what is wrong with a policy is mostly how its keys go
 //! together, which no type says.
@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    After, Block, Refit, When,
+    After, Block, Limits, Refit, When,
     node::Value,
     read::{Fields, Reader},
     time::duration,
@@ -53,6 +53,11 @@ impl Reader<'_> {
         }
     }
 
+    pub(super) fn limits(&mut self, fields: &Fields<'_>) -> Option<Limits> {
+        let (block, LimitsFields { calls }) = self.policy::<LimitsFields>(fields, "limits")?;
+        Some(Limits { calls, span: block.span_of(&[]) })
+    }
+
     /// The block of a policy and its fields; nothing where there is none, or it was reported.
     fn policy<T: de::DeserializeOwned>(&mut self, fields: &Fields<'_>, key: &str) -> Option<(Block, T)> {
         let node = fields.get(key).filter(|node| node.value != Value::Null)?;
@@ -74,6 +79,13 @@ impl Reader<'_> {
 struct AfterFields {
     events: Option<u64>,
     time: Option<Time>,
+}
+
+/// `limits` as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFields {
+    calls: u64,
 }
 
 /// A length of time.

@@ -199,8 +199,8 @@ impl Reader<'_> {
         let op = self.needed_text(&fields, "op");
         let inputs = self.inputs(&fields);
         let (model, updates) = (self.text(&fields, "model"), self.text(&fields, "updates"));
-        let (with, limits) = (self.block(&fields, "with"), self.block(&fields, "limits"));
-        let (refit, after) = (self.refit(&fields), self.after(&fields));
+        let with = self.block(&fields, "with");
+        let (refit, after, limits) = (self.refit(&fields), self.after(&fields), self.limits(&fields));
         Some(NodeSpec { op: op?, inputs: inputs?, model, updates, with, refit, after, limits })
     }
 

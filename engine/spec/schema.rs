@@ -109,7 +109,7 @@ struct Node {
     /// How long its new requests to the model wait, to be asked together; no part of its logic.
     after: Option<After>,
     /// What a run may spend on it; no part of its logic.
-    limits: Option<Map<String, Value>>,
+    limits: Option<Limits>,
 }
 
 /// One name or several.
@@ -143,6 +143,16 @@ enum When {
     Changed,
     Drift,
     Every,
+}
+
+/// What one run may spend on a node; a run that would need more stops there, keeps its answers and
+/// can be resumed.
+#[expect(dead_code, reason = "only its schema is used")]
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Limits {
+    /// Calls of its model.
+    calls: u64,
 }
 
 /// Until one of these is reached, new requests wait; what vanishes meanwhile is never asked.

@@ -7,6 +7,7 @@
 //! differ from lane to lane; they are few, and taken one by one.
 
 use super::kernel::{PANEL, TILE, accumulate};
+use super::keys_values::KeyValues;
 use super::math::{dot, softmax_columns};
 
 /// Sizes of the attention of one model.
@@ -36,91 +37,13 @@ impl Heads {
         self.query_width() + 2 * self.key_width()
     }
 
-    fn key<'a>(&self, rows: &'a [f32], row: usize, head: usize) -> &'a [f32] {
+    pub(super) fn key<'a>(&self, rows: &'a [f32], row: usize, head: usize) -> &'a [f32] {
         &rows[row * self.row_width() + self.query_width() + head * self.size..][..self.size]
     }
 
-    fn value<'a>(&self, rows: &'a [f32], row: usize, head: usize) -> &'a [f32] {
+    pub(super) fn value<'a>(&self, rows: &'a [f32], row: usize, head: usize) -> &'a [f32] {
         &rows[row * self.row_width() + self.query_width() + self.key_width() + head * self.size..]
             [..self.size]
-    }
-}
-
-/// Keys and values of consecutive positions in one layer, as left operands of the kernel.
-#[derive(Default)]
-pub(crate) struct KeyValues {
-    len: usize,
-    /// Positions there is room for.
-    capacity: usize,
-    /// `[head][tile of positions][size][TILE]`
-    keys: Vec<f32>,
-    /// `[head][tile of the head's vector][position][TILE]`
-    values: Vec<f32>,
-}
-
-impl KeyValues {
-    /// Packs the keys and values of rows `first..first + len` of `[query | key | value]` rows.
-    pub(crate) fn pack(&mut self, heads: Heads, rows: &[f32], first: usize, len: usize) {
-        let size = heads.size;
-        self.room(heads, len);
-        self.len = len;
-        let (key_len, value_len) = (self.keys.len() / heads.keys, self.values.len() / heads.keys);
-        for head in 0..heads.keys {
-            let keys = &mut self.keys[head * key_len..][..key_len];
-            let values = &mut self.values[head * value_len..][..value_len];
-            for i in 0..len {
-                for (d, k) in heads.key(rows, first + i, head).iter().enumerate() {
-                    keys[(i / TILE * size + d) * TILE + i % TILE] = *k;
-                }
-                for (d, v) in heads.value(rows, first + i, head).iter().enumerate() {
-                    values[(d / TILE * len + i) * TILE + d % TILE] = *v;
-                }
-            }
-        }
-    }
-
-    /// Empty, with room for so many positions.
-    fn room(&mut self, heads: Heads, capacity: usize) {
-        let key_len = capacity.next_multiple_of(TILE) * heads.size;
-        let value_len = heads.size.next_multiple_of(TILE) * capacity;
-        (self.len, self.capacity) = (0, capacity);
-        for (data, one) in [(&mut self.keys, key_len), (&mut self.values, value_len)] {
-            data.clear();
-            data.resize(heads.keys * one, 0.0);
-        }
-    }
-
-    /// Appends the positions of another run; room is made by doubling, so that a text that is
-    /// written token by token is moved a few times in all.
-    pub(crate) fn append(&mut self, heads: Heads, more: &KeyValues) {
-        if self.len + more.len > self.capacity {
-            let mut larger = KeyValues::default();
-            larger.room(heads, (self.len + more.len).next_power_of_two().max(4 * TILE));
-            larger.copy(heads, self);
-            *self = larger;
-        }
-        self.copy(heads, more);
-    }
-
-    /// Copies the positions of another run behind those here.
-    fn copy(&mut self, heads: Heads, from: &KeyValues) {
-        let (size, first) = (heads.size, self.len);
-        for head in 0..heads.keys {
-            let part = |data: &[f32]| head * (data.len() / heads.keys);
-            let (keys, source) = (part(&self.keys), part(&from.keys));
-            for i in 0..from.len {
-                let (to, at) = (first + i, source + (i / TILE * size) * TILE + i % TILE);
-                let to = keys + (to / TILE * size) * TILE + to % TILE;
-                (0..size).for_each(|d| self.keys[to + d * TILE] = from.keys[at + d * TILE]);
-            }
-            let (values, source) = (part(&self.values), part(&from.values));
-            for tile in 0..size.div_ceil(TILE) {
-                let to = values + (tile * self.capacity + first) * TILE;
-                let at = source + tile * from.capacity * TILE;
-                self.values[to..][..from.len * TILE].copy_from_slice(&from.values[at..][..from.len * TILE]);
-            }
-        }
-        self.len += from.len;
     }
 }
 
@@ -367,6 +290,20 @@ mod tests {
         let mut out = vec![0.0; 35 * HEADS.query_width()];
         attend(HEADS, &rows, 20, &sights[20..], &[&grown], &mut Scratch::default(), &mut out);
         assert_eq!(out, whole);
+        // Runs that were cut out of longer ones, tidy and with room to spare.
+        let mut long = KeyValues::default();
+        long.pack(HEADS, &rows, 0, 30);
+        for long in [&long, &grown] {
+            for cut in [1, 13, 16, 21] {
+                let (first, second) = (long.part(HEADS, 0..cut), long.part(HEADS, cut..30));
+                for part in [&first, &second] {
+                    assert_eq!(part.held(), KeyValues::bytes(HEADS, part.len));
+                }
+                let path = [&first, &second];
+                attend(HEADS, &rows, 20, &sights[20..], &path, &mut Scratch::default(), &mut out);
+                assert_eq!(out, whole);
+            }
+        }
         // Rows before the first are computed too when the prompt is not cached: same bits.
         let fresh = run(&rows, &sights, 0, &[0, 30]);
         assert_eq!(fresh[20 * HEADS.query_width()..], whole[20 * HEADS.query_width()..]);

@@ -4,9 +4,11 @@
 //! out once per pass, as a number of prompt positions and a list of ancestor rows. No mask matrix
 //! is ever built: most of it would be zeros.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::attention::{Heads, KeyValues, Sight};
+use super::attention::{Heads, Sight};
+use super::keys_values::KeyValues;
 
 /// One token of a tree that grows from the last token of a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -79,36 +81,70 @@ impl<'a> Sequence<'a> {
     }
 }
 
-/// Keys and values of the beginning of some prompts, as a chain of pieces.
-pub(crate) struct Prefix {
-    parent: Option<Arc<Prefix>>,
-    end: usize,
+/// Keys and values of consecutive tokens of a prompt.
+#[derive(Clone)]
+pub(crate) struct Run {
+    tokens: usize,
     layers: Vec<KeyValues>,
 }
 
-impl Prefix {
-    /// The piece of `tokens` tokens after `parent`, its keys and values by layer.
-    pub(crate) fn new(parent: Option<Arc<Prefix>>, tokens: usize, layers: Vec<KeyValues>) -> Self {
-        let end = parent.as_ref().map_or(0, |parent| parent.end) + tokens;
-        Self { parent, end, layers }
+impl Run {
+    /// Of so many tokens, by layer.
+    pub(crate) fn new(tokens: usize, layers: Vec<KeyValues>) -> Self {
+        Self { tokens, layers }
     }
 
-    /// Appends one token's keys and values, by layer, to the last piece of the chain.
-    pub(crate) fn grow(&mut self, heads: Heads, token: &[KeyValues]) {
-        self.end += 1;
+    /// Some of its tokens, copied.
+    pub(crate) fn part(&self, heads: Heads, tokens: Range<usize>) -> Run {
+        let layers = self.layers.iter().map(|layer| layer.part(heads, tokens.clone())).collect();
+        Run { tokens: tokens.len(), layers }
+    }
+
+    /// Bytes of its keys and values.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(KeyValues::held).sum()
+    }
+
+    /// Appends one token's keys and values, by layer.
+    fn append(&mut self, heads: Heads, token: &[KeyValues]) {
+        self.tokens += 1;
         self.layers.iter_mut().zip(token).for_each(|(layer, more)| layer.append(heads, more));
     }
+}
 
-    /// Tokens in the chain.
+/// The beginning of some prompts: one run after the other, each shared with whoever else needs it.
+#[derive(Clone, Default)]
+pub(crate) struct Prefix {
+    runs: Vec<Arc<Run>>,
+    end: usize,
+}
+
+impl Prefix {
+    /// Adds a run to its end.
+    pub(crate) fn push(&mut self, run: Arc<Run>) {
+        self.end += run.tokens;
+        self.runs.push(run);
+    }
+
+    /// Appends one token's keys and values, by layer, to the last run, which is copied if it is shared.
+    pub(crate) fn grow(&mut self, heads: Heads, token: &[KeyValues]) {
+        if let Some(last) = self.runs.last_mut() {
+            Arc::make_mut(last).append(heads, token);
+            self.end += 1;
+        } else {
+            self.push(Arc::new(Run::new(1, token.to_vec())));
+        }
+    }
+
+    /// Tokens in the runs.
     pub(crate) fn end(&self) -> usize {
         self.end
     }
 
-    /// The pieces of the chain in one layer, first to last.
+    /// The runs in one layer, first to last.
     pub(crate) fn path(&self, layer: usize) -> Vec<&KeyValues> {
-        let mut path = self.parent.as_ref().map(|parent| parent.path(layer)).unwrap_or_default();
-        path.push(&self.layers[layer]);
-        path
+        self.runs.iter().map(|run| &run.layers[layer]).collect()
     }
 }
 
@@ -166,9 +202,16 @@ impl Layout {
 mod tests {
     use super::*;
 
+    /// Five tokens in two runs.
+    fn five() -> Prefix {
+        let mut prefix = Prefix::default();
+        [2, 3].into_iter().for_each(|tokens| prefix.push(Arc::new(Run::new(tokens, Vec::new()))));
+        prefix
+    }
+
     #[test]
     fn rows_see_their_prompt_and_their_ancestors() {
-        let prefix = Prefix::new(None, 5, Vec::new());
+        let prefix = five();
         let branch = |token, parent| Branch { token, parent };
         let tree = [branch(7, None), branch(8, Some(0)), branch(9, None)];
         let first = Sequence::new(None, &[1, 2], &tree);
@@ -184,7 +227,7 @@ mod tests {
 
     #[test]
     fn rows_see_ancestors_that_were_computed_before() {
-        let prefix = Prefix::new(None, 5, Vec::new());
+        let prefix = five();
         let grown = Grown { parents: vec![None, Some(0), None], layers: Vec::new() };
         let branch = |token, parent| Branch { token, parent };
         // Below the grown branch 1, beside the grown ones, and below the latter.

@@ -53,20 +53,20 @@ pub fn best_labels(
         return Ok(Cost::default());
     };
     let draws: Vec<&[f64]> = places.iter().map(|at| &questions[*at].draws[..]).collect();
-    Ok(search(model.network(), trie, how, &prompts, &draws, &mut |at, best| answered(places[at], best)))
+    let plan = Plan::new(&prompts, model.cache());
+    Ok(search(model.network(), trie, how, &plan, &draws, &mut |at, best| answered(places[at], best)))
 }
 
-/// [`best_labels`] on token ids, with the draws of each prompt.
-fn search(
+/// [`best_labels`] on token ids that are planned, with the draws of each prompt.
+pub(super) fn search(
     network: &Llama,
     trie: &LabelTrie,
     how: &Choosing,
-    prompts: &[Vec<u32>],
+    plan: &Plan,
     draws: &[&[f64]],
     answered: &mut Answered<'_, Best>,
 ) -> Cost {
-    let plan = Plan::new(prompts);
-    let search = Search { network, tree: Tree::new(trie), how, draws, plan: &plan };
+    let search = Search { network, tree: Tree::new(trie), how, draws, plan };
     let batches: Vec<&[Tail]> = plan.tails.chunks(TOGETHER).collect();
     let next = AtomicUsize::new(0);
     let answered = Mutex::new((answered, false));
@@ -114,7 +114,7 @@ impl PartialOrd for Open {
 /// One question under way.
 struct Asked {
     question: usize,
-    prefix: Arc<Prefix>,
+    prefix: Prefix,
     grown: Grown,
     open: BinaryHeap<Open>,
     kept: Kept,
@@ -161,9 +161,10 @@ impl Search<'_> {
 
     /// Reads a prompt; its questions learn the first tokens of the labels.
     fn begin(&self, tail: &Tail) -> Vec<Asked> {
-        let prefix = self.plan.prefix(self.network, tail);
-        let (prefix, hidden) = self.network.read(prefix, self.plan.tokens(tail));
-        let prefix = Arc::new(prefix);
+        let mut prefix = self.plan.prefix(self.network, tail);
+        let (run, hidden) = self.network.read(&prefix, self.plan.tokens(tail));
+        Plan::keep(self.network.sizes().heads, tail, &run);
+        prefix.push(Arc::new(run));
         let found = self.network.head().log_probs(&hidden, &self.edges(0, 0));
         let begin = |question: &usize| {
             let mut asked = Asked {
@@ -211,7 +212,7 @@ impl Search<'_> {
         let trees: Vec<Vec<Branch>> = picked.iter().map(|open| open.iter().map(branch).collect()).collect();
         let sequence = |(asked, tree)| {
             let Asked { prefix, grown, .. }: &Asked = asked;
-            Sequence { prefix: Some(&**prefix), tokens: &[], grown, tree }
+            Sequence { prefix: Some(prefix), tokens: &[], grown, tree }
         };
         let sequences: Vec<Sequence> = asked.iter().zip(trees.iter().map(|t| &t[..])).map(sequence).collect();
         let mut rows = Rows { network: self.network, layers: Vec::new() };
@@ -292,6 +293,7 @@ mod tests {
     use super::*;
     use crate::choosing::pick;
     use crate::language_model::gather;
+    use crate::lm::cache::Cache;
     use crate::lm::closed_set::score_tokens;
     use crate::lm::testing::{noise, small_network, tokens};
 
@@ -333,11 +335,14 @@ mod tests {
             prompts.push(prompts[3].clone());
             let own: Vec<Vec<f64>> = (0..prompts.len() as u64).map(|i| draws(i, count)).collect();
             let drawn: Vec<&[f64]> = own.iter().map(Vec::as_slice).collect();
-            let full = |answered: &mut Answered<'_, _>| Ok(score_tokens(&network, &trie, &prompts, answered));
+            let none = Cache::new(network.sizes(), 0);
+            let full =
+                |answered: &mut Answered<'_, _>| Ok(score_tokens(&network, &none, &trie, &prompts, answered));
             let (full, _) = gather(prompts.len(), full).unwrap();
             let lazy = |prompts: &[Vec<u32>], drawn: &[&[f64]]| {
+                let plan = Plan::cold(prompts);
                 let ask = |answered: &mut Answered<'_, _>| {
-                    Ok(search(&network, &trie, &how, prompts, drawn, answered))
+                    Ok(search(&network, &trie, &how, &plan, drawn, answered))
                 };
                 gather(prompts.len(), ask).unwrap().0
             };
@@ -356,7 +361,7 @@ mod tests {
         let trie = LabelTrie::from_paths(paths, END).unwrap();
         let how = Choosing { prior: vec![0.0; 594], temperature: 1.0, count: 5 };
         let (prompts, none) = (vec![tokens(1, 30)], vec![0.0; 594]);
-        let plan = Plan::new(&prompts);
+        let plan = Plan::cold(&prompts);
         let search =
             Search { network: &network, tree: Tree::new(&trie), how: &how, draws: &[&none], plan: &plan };
         let mut asked = search.begin(&plan.tails[0]);

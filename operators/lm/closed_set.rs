@@ -1,10 +1,11 @@
 //! Closed-set scoring: the exact log-probability of every label after every prompt.
 //!
 //! Decision: a call takes all prompts at once and finds the order itself, because the cost lies in
-//! what prompts share: beginnings are computed once, and tails with their label tries are packed
-//! into passes that fill the matrix kernel. Threads (of the current rayon pool) take passes from
-//! one list. Neither the packing nor the threads can change a result: no kernel lets one row see
-//! how many others there are.
+//! what prompts share: beginnings are computed once, by this call or one before it, and tails with
+//! their label tries are packed into passes that fill the matrix kernel. Threads (of the current
+//! rayon pool) take passes from one list. Neither the packing nor the threads nor what is known from
+//! before can change a result: no kernel lets one row see how many others there are, or where the
+//! beginning it reads was cut.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::batch::Sequence;
+use super::cache::Cache;
 use super::error::LmError;
 use super::head::Edge;
 use super::llama::Llama;
@@ -44,7 +46,8 @@ pub fn score_labels(
     let Some((prompts, places)) = fitting(model, trie, prompts, answered)? else {
         return Ok(Cost::default());
     };
-    Ok(score_tokens(model.network(), trie, &prompts, &mut |at, answer| answered(places[at], answer)))
+    let (network, cache) = (model.network(), model.cache());
+    Ok(score_tokens(network, cache, trie, &prompts, &mut |at, answer| answered(places[at], answer)))
 }
 
 /// The token ids of the prompts that can be asked, with their places; the others are answered with
@@ -75,14 +78,20 @@ pub(super) fn fitting<T>(
     Ok(Some((good, places)))
 }
 
-/// What [`score_labels`] will cost for these prompts, without the model's weights.
+/// What [`score_labels`] costs for these prompts, without the model's weights: what it does cost where
+/// a model is asked for the first time, and at most this where it knows beginnings of prompts already.
 ///
 /// # Errors
 /// If the tokenizer refuses a prompt.
 pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmError> {
     let mut prompts = tokenise(tokenizer, prompts)?;
     prompts.retain(|ids| !ids.is_empty());
-    Ok(Plan::new(&prompts).cost())
+    Ok(price_tokens(&prompts))
+}
+
+/// [`price`] on token ids.
+pub(super) fn price_tokens(prompts: &[Vec<u32>]) -> Cost {
+    Plan::cold(prompts).cost()
 }
 
 pub(crate) fn tokenise(
@@ -95,11 +104,12 @@ pub(crate) fn tokenise(
 /// [`score_labels`] on token ids.
 pub(super) fn score_tokens(
     network: &Llama,
+    cache: &Cache,
     trie: &LabelTrie,
     prompts: &[Vec<u32>],
     answered: &mut Answered<'_, Vec<f32>>,
 ) -> Cost {
-    let plan = Plan::new(prompts);
+    let plan = Plan::new(prompts, cache);
     let passes = pack(&plan, trie);
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
@@ -149,9 +159,17 @@ fn score_pass(network: &Llama, trie: &LabelTrie, plan: &Plan, tails: &[Tail]) ->
     let sequences: Vec<_> = tails
         .iter()
         .zip(&prefixes)
-        .map(|(tail, prefix)| Sequence::new(prefix.as_deref(), plan.tokens(tail), trie.branches()))
+        .map(|(tail, prefix)| Sequence::new(Some(prefix), plan.tokens(tail), trie.branches()))
         .collect();
-    let hidden = network.hidden(&sequences);
+    let hidden = match tails.iter().any(Plan::keeps) {
+        false => network.hidden(&sequences),
+        true => {
+            let (hidden, runs) = network.read_all(&sequences);
+            let heads = network.sizes().heads;
+            tails.iter().zip(&runs).for_each(|(tail, run)| Plan::keep(heads, tail, run));
+            hidden
+        }
+    };
     let mut edges = Vec::with_capacity(tails.len() * trie.edges().len());
     let mut first = 0;
     for sequence in &sequences {
@@ -202,9 +220,16 @@ mod tests {
         cost: Cost,
     }
 
+    /// A cache that keeps nothing.
+    fn none(network: &Llama) -> Cache {
+        Cache::new(network.sizes(), 0)
+    }
+
     fn score(network: &Llama, trie: &LabelTrie, prompts: &[Vec<u32>]) -> Scores {
-        let (answers, cost) =
-            gather(prompts.len(), |answered| Ok(score_tokens(network, trie, prompts, answered))).unwrap();
+        let (answers, cost) = gather(prompts.len(), |answered| {
+            Ok(score_tokens(network, &none(network), trie, prompts, answered))
+        })
+        .unwrap();
         Scores { logprobs: answers.into_iter().collect::<Result<_, _>>().unwrap(), cost }
     }
 
@@ -263,7 +288,7 @@ mod tests {
         let (network, prompts) = (small_network(4), prompts());
         for enough in [1, 3] {
             let mut heard = 0;
-            score_tokens(&network, &trie(), &prompts, &mut |_, _| {
+            score_tokens(&network, &none(&network), &trie(), &prompts, &mut |_, _| {
                 heard += 1;
                 if heard < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });

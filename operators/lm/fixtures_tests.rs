@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::batch::Sequence;
 use super::closed_set::{price, score_labels};
-use super::generate::tests::{satisfies, schemas};
+use super::generate::satisfies;
+use super::generate::tests::schemas;
 use super::generate::write_texts;
 use super::model::LocalModel;
 use super::testing::model_path;
@@ -56,7 +57,8 @@ fn label_log_probabilities_are_those_of_the_reference() {
     assert_eq!((trie.labels(), trie.nodes()), (18, 40));
     let text = |prompt: &Value| prompt["text"].as_str().unwrap().to_owned();
     let prompts: Vec<String> = list(&fixture["prompts"]).iter().map(text).collect();
-    let (scores, cost) = score(&trie, &prompts);
+    let fresh = MODEL.with_cache(0);
+    let (scores, cost) = score(&fresh, &trie, &prompts);
     assert_eq!(cost, price(MODEL.tokenizer(), &prompts).unwrap());
     let mut worst = 0f64;
     for (prompt, found) in list(&fixture["prompts"]).iter().zip(&scores) {
@@ -67,11 +69,26 @@ fn label_log_probabilities_are_those_of_the_reference() {
     println!("largest deviation of a label log-probability: {worst:.1e}");
     assert!(worst < 2e-4, "largest deviation {worst}");
 
-    assert_eq!(score(&trie, &prompts[5..6]).0[0], scores[5]);
+    // One at a time and twice, with little or all known from before: the same bits, at another price.
+    let mut known = Vec::new();
+    for bytes in [5 << 20, LocalModel::CACHE_BYTES] {
+        let model = MODEL.with_cache(bytes);
+        let mut cost = Cost::default();
+        for at in (0..4).chain(0..4) {
+            let (found, one) = score(&model, &trie, &prompts[at..=at]);
+            assert_eq!(found[0], scores[at]);
+            cost += one;
+        }
+        known.push((cost.prompt_tokens, cost.reused_prompt_tokens));
+    }
+    println!("tokens computed and reused, with little and with much memory: {known:?}");
+    let first = price(MODEL.tokenizer(), &prompts[..4]).unwrap().prompt_tokens;
+    assert!(known[1].0 < first + 4 * 12 && known[1].1 > known[1].0, "{known:?}");
+    assert!(known[0].0 > known[1].0 && known[0].1 > 0, "{known:?}");
 }
 
-fn score(trie: &LabelTrie, prompts: &[String]) -> (Vec<Vec<f32>>, Cost) {
-    let ask = |answered: &mut Answered<'_, _>| Ok(score_labels(&MODEL, trie, prompts, answered).unwrap());
+fn score(model: &LocalModel, trie: &LabelTrie, prompts: &[String]) -> (Vec<Vec<f32>>, Cost) {
+    let ask = |answered: &mut Answered<'_, _>| Ok(score_labels(model, trie, prompts, answered).unwrap());
     let (answers, cost) = gather(prompts.len(), ask).unwrap();
     (answers.into_iter().collect::<Result<_, _>>().unwrap(), cost)
 }

@@ -5,12 +5,11 @@
 //! The rows of several sequences go through each weight matrix together; attention alone knows
 //! which row belongs where.
 
-use std::sync::Arc;
-
 use rayon::prelude::*;
 
-use super::attention::{KeyValues, Scratch, attend};
-use super::batch::{Layout, Prefix, Sequence};
+use super::attention::{Scratch, attend};
+use super::batch::{Layout, Prefix, Run, Sequence};
+use super::keys_values::KeyValues;
 use super::llama::{Llama, add_bias};
 use super::math::{gate, rms_norm, rotate};
 use super::matmul::{Matrix, Tiles};
@@ -55,25 +54,32 @@ impl Watch for Taken {
 }
 
 impl Llama {
-    /// Computes the keys and values of `tokens` after `parent`.
-    pub(crate) fn extend(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> Prefix {
-        self.read(parent, tokens).0
+    /// Computes the keys and values of `tokens` after `before`.
+    pub(crate) fn extend(&self, before: &Prefix, tokens: &[u32]) -> Run {
+        self.read(before, tokens).0
     }
 
     /// [`Llama::extend`], and the hidden state of the last of the tokens, before the last norm.
-    pub(crate) fn read(&self, parent: Option<Arc<Prefix>>, tokens: &[u32]) -> (Prefix, Vec<f32>) {
+    pub(crate) fn read(&self, before: &Prefix, tokens: &[u32]) -> (Run, Vec<f32>) {
         let mut layers = Layers(Vec::with_capacity(self.sizes.layers));
-        let mut hidden = self.forward(&[Sequence::new(parent.as_deref(), tokens, &[])], &mut layers);
+        let mut hidden = self.forward(&[Sequence::new(Some(before), tokens, &[])], &mut layers);
         let last = hidden.split_off(hidden.len() - self.sizes.hidden);
-        (Prefix::new(parent, tokens.len(), layers.0), last)
+        (Run::new(tokens.len(), layers.0), last)
     }
 
-    /// Hidden states of all rows, and of each sequence the keys and values of its tokens by layer.
-    pub(crate) fn read_all(
-        &self,
-        sequences: &[Sequence],
-        threads: Threads,
-    ) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
+    /// Hidden states of all rows, and of each sequence the keys and values of its tokens.
+    pub(crate) fn read_all(&self, sequences: &[Sequence]) -> (Vec<f32>, Vec<Run>) {
+        let (hidden, layers) = self.taking(sequences, Threads::One);
+        let run = |(sequence, layers): (&Sequence, _)| Run::new(sequence.tokens.len(), layers);
+        (hidden, sequences.iter().zip(layers).map(run).collect())
+    }
+
+    /// A pass of one token per sequence: its hidden states, and the keys and values of each by layer.
+    pub(crate) fn step(&self, sequences: &[Sequence]) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
+        self.taking(sequences, Threads::All)
+    }
+
+    fn taking(&self, sequences: &[Sequence], threads: Threads) -> (Vec<f32>, Vec<Vec<KeyValues>>) {
         let mut taken = Taken { by_sequence: sequences.iter().map(|_| Vec::new()).collect(), next: 0 };
         let hidden = self.pass(sequences, threads, &mut taken);
         (hidden, taken.by_sequence)

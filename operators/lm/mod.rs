@@ -7,6 +7,9 @@
 mod attention;
 mod batch;
 mod best;
+mod cache;
+#[cfg(test)]
+mod cache_tests;
 mod chat_template;
 mod closed_set;
 mod error;
@@ -21,6 +24,7 @@ mod ggml;
 mod gguf;
 mod head;
 mod kernel;
+mod keys_values;
 mod llama;
 mod math;
 mod matmul;
@@ -45,7 +49,7 @@ mod weights;
 pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
-pub use generate::{check_writing, write_texts};
+pub use generate::{check_writing, satisfies, write_texts};
 pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
 pub use train::{Batch, LoraSettings, Tuner};

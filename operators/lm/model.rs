@@ -1,11 +1,14 @@
 //! A model as it is opened: tokenizer and network, from a GGUF file or a Hugging Face folder.
 //!
-//! Decision: weights are packed once, when a model is opened, and shared by all threads. The two formats differ in names and in the order of some rows, and that ends here: behind this file
-//! there is one network.
+//! Decision: weights are packed once, when a model is opened, and shared by all threads. The two
+//! formats differ in names and in the order of some rows, and that ends here: behind this file there
+//! is one network. What it computed for the beginnings of prompts is kept beside it, for all that
+//! share it, within a bound.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use super::cache::Cache;
 use super::error::LmError;
 use super::folder::Folder;
 use super::gguf::Gguf;
@@ -19,9 +22,14 @@ use super::weights::Rows;
 pub struct LocalModel {
     tokenizer: LmTokenizer,
     network: Arc<Llama>,
+    cache: Arc<Cache>,
 }
 
 impl LocalModel {
+    /// Bytes of keys and values of beginnings of prompts that an opened model keeps, at most: 256 MiB,
+    /// 5,800 tokens of the default model.
+    pub const CACHE_BYTES: usize = 256 << 20;
+
     /// Loads a GGUF file, or a folder with `config.json`, safetensors and `tokenizer.json`; weights
     /// stay as narrow as they are.
     ///
@@ -34,7 +42,15 @@ impl LocalModel {
             let (tokens, rows) = (tokenizer.vocabulary().len(), network.sizes().vocab);
             return Err(LmError::Malformed(format!("{tokens} tokens, but embeddings of {rows}")));
         }
-        Ok(Self { tokenizer, network: Arc::new(network) })
+        let cache = Arc::new(Cache::new(network.sizes(), Self::CACHE_BYTES));
+        Ok(Self { tokenizer, network: Arc::new(network), cache })
+    }
+
+    /// The same weights, with a memory of its own for the beginnings of prompts, which is empty and
+    /// holds at most so many bytes. That changes how much is computed, and no answer.
+    pub fn with_cache(&self, bytes: usize) -> Self {
+        let cache = Arc::new(Cache::new(self.network.sizes(), bytes));
+        Self { cache, ..self.clone() }
     }
 
     /// The tokenizer the model was trained with.
@@ -49,6 +65,10 @@ impl LocalModel {
 
     pub(crate) fn network(&self) -> &Llama {
         &self.network
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 }
 

@@ -1,20 +1,21 @@
 //! Which beginnings of prompts are computed once and read many times.
 //!
-//! Decision: the plan depends on the token ids of the prompts alone, so pricing a set of prompts
-//! and scoring it give the same numbers, on any machine and any number of threads. Sorted prompts
-//! that share at least [`LEAST`] further tokens get a common piece; shorter coincidences are cheaper
-//! to recompute inside a full batch than to run alone. Pieces end at [`LIMIT`] tokens, which bounds
-//! what is cached: the chains in use are at most one per prompt being scored.
+//! Decision: the plan depends on the token ids of the prompts alone, and on those of the calls before
+//! ([`Cache`]), so pricing a set of prompts and scoring it first give the same numbers, on any machine
+//! and any number of threads. Sorted prompts that share at least
+//! [`LEAST`] further tokens get a common piece, as far as no call before left it; shorter coincidences
+//! are cheaper to recompute inside a full batch than to run alone. Pieces end at [`LIMIT`] tokens, which
+//! bounds what is held beside the tree: the chains in use are at most one per prompt being scored.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::batch::Prefix;
+use super::attention::Heads;
+use super::batch::{Prefix, Run};
+use super::cache::{Cache, Cell, LEAST, ROOT, Tree};
 use super::llama::Llama;
 use crate::shape::Cost;
 
-/// Shared tokens worth a forward pass of their own.
-const LEAST: usize = 12;
 /// Positions from which no prompt is cached.
 const LIMIT: usize = 2048;
 
@@ -27,7 +28,12 @@ struct Piece {
     end: usize,
     /// Tails that still need it.
     users: AtomicUsize,
-    cached: Mutex<Option<Arc<Prefix>>>,
+    /// Its node of the tree, and whether that outlasts the call.
+    node: usize,
+    kept: bool,
+    cell: Arc<Cell>,
+    /// Whether it was computed before this call.
+    known: bool,
 }
 
 /// A distinct prompt: its last piece, and the tokens after it to compute.
@@ -37,6 +43,8 @@ pub(crate) struct Tail {
     pub(crate) start: usize,
     /// The prompts, all equal, that this tail answers; never empty.
     pub(crate) prompts: Vec<usize>,
+    /// How many of its tokens outlast the call, and where.
+    left: Option<(usize, Arc<Cell>)>,
 }
 
 /// Pieces and tails of a set of tokenised prompts.
@@ -49,10 +57,18 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Plans prompts, none of which is empty.
-    pub(crate) fn new(prompts: &'a [Vec<u32>]) -> Self {
+    pub(crate) fn new(prompts: &'a [Vec<u32>], cache: &Cache) -> Self {
+        Self::with(prompts, &mut cache.tree())
+    }
+
+    /// Plans prompts, none of which is empty, as if none had been asked before.
+    pub(crate) fn cold(prompts: &'a [Vec<u32>]) -> Self {
+        Self::with(prompts, &mut Tree::of_nothing())
+    }
+
+    fn with(prompts: &'a [Vec<u32>], tree: &mut Tree) -> Self {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by(|a, b| prompts[*a].cmp(&prompts[*b]).then(a.cmp(b)));
-        let mut plan = Self { prompts, pieces: Vec::new(), tails: Vec::new() };
         let mut distinct: Vec<Vec<usize>> = Vec::new();
         for prompt in order {
             match distinct.last_mut() {
@@ -60,48 +76,16 @@ impl<'a> Plan<'a> {
                 _ => distinct.push(vec![prompt]),
             }
         }
-        plan.split(&distinct, None, 0);
-        plan
-    }
-
-    /// Plans the sorted distinct prompts `group`, whose first `start` tokens are in `piece`.
-    fn split(&mut self, group: &[Vec<usize>], piece: Option<usize>, start: usize) {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
-        let shared = self.common(first[0], last[0], group);
-        if group.len() > 1 && shared >= start + LEAST {
-            let users = AtomicUsize::new(group.len());
-            let cached = Mutex::new(None);
-            self.pieces.push(Piece { parent: piece, prompt: first[0], start, end: shared, users, cached });
-            return self.split_children(group, Some(self.pieces.len() - 1), shared, shared);
-        }
-        match group {
-            [one] => self.tails.push(Tail { piece, start, prompts: one.clone() }),
-            _ => self.split_children(group, piece, start, shared),
-        }
-    }
-
-    /// Splits a group that agrees up to `at` by the token there; past the limit, one by one.
-    fn split_children(&mut self, group: &[Vec<usize>], piece: Option<usize>, start: usize, at: usize) {
-        let prompts = self.prompts;
-        // The last token is never shared, so two prompts may agree at `at` where one of them ends.
-        let key = |same: &Vec<usize>| (prompts[same[0]].len() == at + 1, prompts[same[0]][at]);
-        for child in group.chunk_by(|a, b| at < LIMIT && !key(a).0 && key(a) == key(b)) {
-            self.split(child, piece, start);
-        }
-    }
-
-    /// Tokens that all of a sorted group share, at most [`LIMIT`]. Every prompt keeps a token of its
-    /// own to compute: the hidden state at its end is what is asked for.
-    fn common(&self, first: usize, last: usize, group: &[Vec<usize>]) -> usize {
-        let (a, b) = (&self.prompts[first], &self.prompts[last]);
-        let agree = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-        let shortest = group.iter().map(|same| self.prompts[same[0]].len()).min().unwrap_or(0);
-        agree.min(shortest - 1).min(LIMIT)
+        tree.begin();
+        let mut planning = Planning { prompts, tree, pieces: Vec::new(), tails: Vec::new() };
+        planning.split(&distinct, At::default());
+        planning.done()
     }
 
     /// Tokens computed, and tokens read from a piece or from an equal prompt instead.
     pub(crate) fn cost(&self) -> Cost {
-        let pieces: usize = self.pieces.iter().map(|piece| piece.end - piece.start).sum();
+        let pieces = self.pieces.iter().filter(|piece| !piece.known);
+        let pieces: usize = pieces.map(|piece| piece.end - piece.start).sum();
         let tails: usize = self.tails.iter().map(|tail| self.tokens(tail).len()).sum();
         let all: usize = self.prompts.iter().map(Vec::len).sum();
         let computed = pieces + tails;
@@ -122,33 +106,157 @@ impl<'a> Plan<'a> {
         &self.prompts[tail.prompts[0]][tail.start..]
     }
 
-    /// The cached beginning of a tail, computed by the first that asks.
-    pub(crate) fn prefix(&self, network: &Llama, tail: &Tail) -> Option<Arc<Prefix>> {
-        tail.piece.map(|piece| self.compute(network, piece))
+    /// The beginning of a tail, computed by the first that asks.
+    pub(crate) fn prefix(&self, network: &Llama, tail: &Tail) -> Prefix {
+        let mut chain: Vec<&Piece> = Vec::new();
+        let mut piece = tail.piece;
+        while let Some(index) = piece {
+            chain.push(&self.pieces[index]);
+            piece = self.pieces[index].parent;
+        }
+        let mut prefix = Prefix::default();
+        for Piece { prompt, start, end, cell, .. } in chain.into_iter().rev() {
+            let tokens = &self.prompts[*prompt][*start..*end];
+            prefix.push(cell.get_or_make(|| network.extend(&prefix, tokens)));
+        }
+        prefix
     }
 
-    fn compute(&self, network: &Llama, piece: usize) -> Arc<Prefix> {
-        let Piece { parent, prompt, start, end, cached, .. } = &self.pieces[piece];
-        // Others wait here for the first; locks are taken from leaf to root only. A poisoned lock
-        // holds no half-made prefix, since one is stored whole.
-        let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            let parent = parent.map(|parent| self.compute(network, parent));
-            Arc::new(network.extend(parent, &self.prompts[*prompt][*start..*end]))
-        };
-        cached.get_or_insert_with(make).clone()
+    /// Whether the tree keeps anything of a tail.
+    pub(crate) fn keeps(tail: &Tail) -> bool {
+        tail.left.is_some()
     }
 
-    /// Says that a tail is done; a piece without users is dropped.
+    /// Hands over the keys and values of a tail's tokens.
+    pub(crate) fn keep(heads: Heads, tail: &Tail, run: &Run) {
+        if let Some((tokens, cell)) = &tail.left {
+            cell.get_or_make(|| run.part(heads, 0..*tokens));
+        }
+    }
+
+    /// Says that a tail is done; what has no users and is not in the tree is dropped.
     pub(crate) fn release(&self, tail: &Tail) {
         let mut piece = tail.piece;
         while let Some(index) = piece {
-            let Piece { users, cached, parent, .. } = &self.pieces[index];
-            if users.fetch_sub(1, Ordering::AcqRel) == 1 {
-                *cached.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let Piece { users, kept, cell, parent, .. } = &self.pieces[index];
+            if users.fetch_sub(1, Ordering::AcqRel) == 1 && !kept {
+                cell.clear();
             }
             piece = *parent;
         }
+    }
+}
+
+/// How far the pieces of some prompts go.
+#[derive(Clone, Copy, Default)]
+struct At {
+    piece: Option<usize>,
+    end: usize,
+    /// Where the last piece would end if the tree were empty. New ones are weighed from there, so that
+    /// nothing is computed that an empty tree would have spared.
+    shared: usize,
+}
+
+/// A plan in the making.
+struct Planning<'a, 't> {
+    prompts: &'a [Vec<u32>],
+    tree: &'t mut Tree,
+    pieces: Vec<Piece>,
+    tails: Vec<Tail>,
+}
+
+impl<'a> Planning<'a, '_> {
+    /// Plans the sorted distinct prompts `group`, whose pieces so far end at `at`.
+    fn split(&mut self, group: &[Vec<usize>], at: At) {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
+        let shared = self.common(first[0], last[0], group);
+        let mut at = self.follow(group, at, shared);
+        if let [one] = group {
+            let At { piece, end, .. } = at;
+            return self.tails.push(Tail { piece, start: end, prompts: one.clone(), left: None });
+        }
+        if shared >= at.shared + LEAST {
+            if shared > at.end {
+                let node = self.tree.promise(self.node(at), &self.prompts[first[0]][at.end..shared]);
+                at = self.piece(group, at, shared, node);
+            }
+            at.shared = shared;
+        }
+        self.split_children(group, at, shared);
+    }
+
+    /// Splits a group that agrees up to `agreed` by the token there; past the limit, one by one.
+    fn split_children(&mut self, group: &[Vec<usize>], at: At, agreed: usize) {
+        let prompts = self.prompts;
+        // The last token is never shared, so two prompts may agree there where one of them ends.
+        let key = |same: &Vec<usize>| (prompts[same[0]].len() == agreed + 1, prompts[same[0]][agreed]);
+        for child in group.chunk_by(|a, b| agreed < LIMIT && !key(a).0 && key(a) == key(b)) {
+            self.split(child, at);
+        }
+    }
+
+    /// Tokens that all of a sorted group share, at most [`LIMIT`]. Every prompt keeps a token of its
+    /// own to compute: the hidden state at its end is what is asked for.
+    fn common(&self, first: usize, last: usize, group: &[Vec<usize>]) -> usize {
+        let (a, b) = (&self.prompts[first], &self.prompts[last]);
+        let agree = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        let shortest = group.iter().map(|same| self.prompts[same[0]].len()).min().unwrap_or(0);
+        agree.min(shortest - 1).min(LIMIT)
+    }
+
+    /// Makes pieces of the nodes that the tokens up to `shared` lead to.
+    fn follow(&mut self, group: &[Vec<usize>], mut at: At, shared: usize) -> At {
+        let tokens = &self.prompts[group[0][0]];
+        while at.end < shared {
+            let found = self.tree.follow(self.node(at), &tokens[at.end..shared]);
+            let Some((node, length)) = found else { break };
+            at = self.piece(group, at, at.end + length, node);
+        }
+        at
+    }
+
+    /// Makes a piece of a node.
+    fn piece(&mut self, group: &[Vec<usize>], at: At, end: usize, node: usize) -> At {
+        let cell = self.tree.cell(node);
+        self.pieces.push(Piece {
+            parent: at.piece,
+            prompt: group[0][0],
+            start: at.end,
+            end,
+            users: AtomicUsize::new(group.len()),
+            node,
+            kept: false,
+            known: cell.peek().is_some(),
+            cell,
+        });
+        At { piece: Some(self.pieces.len() - 1), end, ..at }
+    }
+
+    fn node(&self, at: At) -> usize {
+        at.piece.map_or(ROOT, |piece| self.pieces[piece].node)
+    }
+
+    /// Lets tails leave their share in the tree, and sees what of all that the tree keeps.
+    fn done(mut self) -> Plan<'a> {
+        let share = self.tree.share(self.tails.len());
+        let mut left = Vec::new();
+        for (at, tail) in self.tails.iter().enumerate() {
+            let prompt = &self.prompts[tail.prompts[0]];
+            let end = (tail.start + share).min(prompt.len() - 1).min(LIMIT);
+            if end >= tail.start + LEAST {
+                let node = self.tree.leave(
+                    tail.piece.map_or(ROOT, |piece| self.pieces[piece].node),
+                    &prompt[tail.start..end],
+                );
+                left.push((at, node, (end - tail.start, self.tree.cell(node))));
+            }
+        }
+        self.tree.trim();
+        for (at, node, tokens) in left {
+            self.tails[at].left = self.tree.holds(node).then_some(tokens);
+        }
+        self.pieces.iter_mut().for_each(|piece| piece.kept = self.tree.holds(piece.node));
+        Plan { prompts: self.prompts, pieces: self.pieces, tails: self.tails }
     }
 }
 
@@ -161,7 +269,7 @@ mod tests {
     }
 
     fn cost(prompts: &[Vec<u32>]) -> (u64, u64) {
-        let cost = Plan::new(prompts).cost();
+        let cost = Plan::cold(prompts).cost();
         (cost.prompt_tokens, cost.reused_prompt_tokens)
     }
 
@@ -198,15 +306,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_makes_no_call_dearer() {
+        let network = crate::lm::testing::small_network(3);
+        let cache = Cache::new(network.sizes(), 1 << 20);
+        let first = [prompt(&[(0, 20), (1, 5)]), prompt(&[(0, 20), (2, 5)])];
+        let plan = Plan::new(&first, &cache);
+        plan.tails.iter().for_each(|tail| assert_eq!(plan.prefix(&network, tail).end(), 20));
+        // Eight more shared tokens are few, but without the first call they would be computed once too.
+        let second: Vec<_> = (10..17).map(|tail| prompt(&[(0, 20), (3, 8), (tail, 4)])).collect();
+        assert_eq!(cost(&second), (20 + 8 + 7 * 4, 6 * 28));
+        let warm = Plan::new(&second, &cache).cost();
+        assert_eq!((warm.prompt_tokens, warm.reused_prompt_tokens), (8 + 7 * 4, 6 * 28 + 20));
+    }
+
+    #[test]
     fn pieces_go_when_their_tails_are_done() {
         let prompts = [prompt(&[(0, 20), (1, 2)]), prompt(&[(0, 20), (2, 2)])];
-        let plan = Plan::new(&prompts);
         let network = crate::lm::testing::small_network(3);
-        let prefix = plan.prefix(&network, &plan.tails[0]).unwrap();
-        assert!(Arc::ptr_eq(&prefix, &plan.prefix(&network, &plan.tails[1]).unwrap()));
-        plan.release(&plan.tails[0]);
-        assert_eq!(Arc::strong_count(&prefix), 2);
-        plan.release(&plan.tails[1]);
-        assert_eq!(Arc::strong_count(&prefix), 1);
+        for (bound, after) in [(0, false), (1 << 20, true)] {
+            let plan = Plan::new(&prompts, &Cache::new(network.sizes(), bound));
+            plan.tails.iter().for_each(|tail| assert_eq!(plan.prefix(&network, tail).end(), 20));
+            let run = plan.pieces[0].cell.peek().unwrap();
+            plan.prefix(&network, &plan.tails[1]);
+            assert!(Arc::ptr_eq(&run, &plan.pieces[0].cell.peek().unwrap()), "computed once");
+            plan.release(&plan.tails[0]);
+            assert!(plan.pieces[0].cell.peek().is_some());
+            plan.release(&plan.tails[1]);
+            assert_eq!(plan.pieces[0].cell.peek().is_some(), after);
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::attention::{self, Heads, KeyValues, Scratch, Sight};
+use super::attention::{self, Heads, Scratch, Sight};
 use super::batch::{Prefix, Sequence};
 use super::kernel::PANEL;
+use super::keys_values::KeyValues;
 use super::matmul::{Matrix, Tiles};
 
 /// Which threads work on a pass.

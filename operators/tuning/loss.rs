@@ -78,7 +78,8 @@ pub fn divergence(log_policy: &[f64], log_reference: &[f64]) -> Loss {
 /// The distribution that maximises expected reward less `β` times the divergence from a reference:
 /// `π* ∝ π_ref · exp(r / β)` (Rafailov et al. 2023, eq. 4). Towards it, [`cross_entropy`] distils.
 pub fn optimum(log_reference: &[f64], rewards: &[f64], beta: f64) -> Vec<f64> {
-    let scores: Vec<f64> = log_reference.iter().zip(rewards).map(|(log, reward)| log + reward / beta).collect();
+    let scores: Vec<f64> =
+        log_reference.iter().zip(rewards).map(|(log, reward)| log + reward / beta).collect();
     let allowed: Vec<bool> = log_reference.iter().map(|log| log.is_finite()).collect();
     log_softmax(&scores, &allowed)
 }
@@ -237,7 +238,9 @@ mod tests {
         for (at, loss) in losses.iter().enumerate() {
             for pair in [pair(), long] {
                 let found = loss(&pair);
-                let by = |change: &dyn Fn(f64) -> Pair| (loss(&change(h)).value - loss(&change(-h)).value) / (2.0 * h);
+                let by = |change: &dyn Fn(f64) -> Pair| {
+                    (loss(&change(h)).value - loss(&change(-h)).value) / (2.0 * h)
+                };
                 let chosen = by(&|h| Pair { chosen: pair.chosen + h, ..pair });
                 let rejected = by(&|h| Pair { rejected: pair.rejected + h, ..pair });
                 assert!((found.chosen - chosen).abs() < 1e-8, "{at}: {found:?} {chosen}");
@@ -298,7 +301,9 @@ mod tests {
     fn nothing_overflows() {
         for z in [-1e4, 1e4] {
             let far = Pair { chosen: z, ..pair() };
-            for loss in [dpo(&far, 1.0, Smoothing::Conservative(0.0)), simpo(&far, 1.0, 0.0), kto(&far, 1.0, 0.0)] {
+            for loss in
+                [dpo(&far, 1.0, Smoothing::Conservative(0.0)), simpo(&far, 1.0, 0.0), kto(&far, 1.0, 0.0)]
+            {
                 assert!(loss.value.is_finite() && loss.chosen.is_finite() && loss.rejected.is_finite());
             }
         }

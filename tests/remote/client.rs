@@ -160,6 +160,8 @@ fn writing_goes_over_the_wire_as_it_was_asked_for() {
     assert_eq!(body["response_format"]["type"], "json_schema");
     server.set(|state| state.labels = texts(&["no json"]));
     assert!(write(&how).0[0].clone().unwrap_err().contains("is no JSON"));
+    server.set(|state| state.labels = texts(&["[7]"]));
+    assert!(write(&how).0[0].clone().unwrap_err().contains("does not satisfy its schema"));
     how.schema = None;
     assert!(write(&how).0[0].is_ok());
 }

@@ -20,14 +20,16 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use self::constraint::Constraint;
+pub use self::schema::satisfies;
 use self::writer::{Pen, Running};
-use super::batch::{Prefix, Sequence};
+use super::batch::{Prefix, Run, Sequence};
+use super::cache::Cache;
 use super::closed_set::tokenise;
 use super::error::LmError;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
-use super::spread::{self, Threads};
+use super::spread;
 use super::vocabulary::Vocabulary;
 use crate::language_model::{Answered, Writing, Written};
 use crate::shape::Cost;
@@ -71,8 +73,9 @@ pub fn write_texts(
         }
     }
     let vocabulary = model.tokenizer().vocabulary();
+    let (network, cache) = (model.network(), model.cache());
     spread::team(|| {
-        write_tokens(model.network(), vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+        write_tokens(network, cache, vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
     })
 }
 
@@ -106,8 +109,9 @@ pub fn check_writing(how: &Writing) -> Result<(), LmError> {
 }
 
 /// [`write_texts`] on token ids.
-fn write_tokens(
+pub(super) fn write_tokens(
     network: &Llama,
+    cache: &Cache,
     vocabulary: &Vocabulary,
     how: &Writing,
     prompts: &[Vec<u32>],
@@ -115,7 +119,7 @@ fn write_tokens(
 ) -> Result<Cost, LmError> {
     let constraint = how.schema.as_ref().map(|schema| Constraint::new(schema, vocabulary)).transpose()?;
     let pen = Pen { how, vocabulary, constraint: constraint.as_ref() };
-    let plan = Plan::new(prompts);
+    let plan = Plan::new(prompts, cache);
     let mut cost = plan.cost();
     let mut waiting = &plan.tails[..];
     let mut running: Vec<Running> = Vec::new();
@@ -190,16 +194,16 @@ fn read_pass<'a>(
     let sequences: Vec<_> = tails
         .iter()
         .zip(&prefixes)
-        .map(|(tail, prefix)| Sequence::new(prefix.as_deref(), plan.tokens(tail), &[]))
+        .map(|(tail, prefix)| Sequence::new(Some(prefix), plan.tokens(tail), &[]))
         .collect();
-    let (hidden, seen) = network.read_all(&sequences, Threads::One);
+    let (hidden, seen) = network.read_all(&sequences);
     let (width, mut end) = (network.sizes().hidden, 0);
-    let begin = |((tail, prefix), layers): ((&'a Tail, Option<Arc<Prefix>>), _)| {
-        let tokens = plan.tokens(tail).len();
-        end += tokens;
-        let cache = Prefix::new(prefix, tokens, layers);
+    let begin = |((tail, mut prefix), run): ((&'a Tail, Prefix), Run)| {
+        end += plan.tokens(tail).len();
+        Plan::keep(network.sizes().heads, tail, &run);
+        prefix.push(Arc::new(run));
         plan.release(tail);
-        (Running::new(pen, plan.prompt(tail), tail, cache), hidden[(end - 1) * width..end * width].to_vec())
+        (Running::new(pen, plan.prompt(tail), tail, prefix), hidden[(end - 1) * width..end * width].to_vec())
     };
     tails.iter().zip(prefixes).zip(seen).map(begin).collect()
 }
@@ -212,7 +216,7 @@ fn step(network: &Llama, pen: &Pen, running: &mut [Running]) {
     let last: Vec<[u32; 1]> = running.iter().map(|text| [text.last]).collect();
     let sequences: Vec<_> =
         running.iter().zip(&last).map(|(text, last)| Sequence::new(Some(&text.cache), last, &[])).collect();
-    let (hidden, seen) = network.read_all(&sequences, Threads::All);
+    let (hidden, seen) = network.step(&sequences);
     let heads = network.sizes().heads;
     running.par_iter_mut().zip(seen).for_each(|(text, token)| text.cache.grow(heads, &token));
     draw(network, pen, running, &hidden);

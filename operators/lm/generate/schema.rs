@@ -160,6 +160,39 @@ fn refused(at: &str, why: &str) -> LmError {
     LmError::Writing { parameter: at.to_owned(), reason: format!("{why}; {SUPPORTED}") }
 }
 
+/// Whether a document satisfies a schema of the kind that is supported.
+///
+/// Read from the standard's words and not from the shapes above: what is written here is checked
+/// against it, and what a server wrote.
+pub fn satisfies(document: &Value, schema: &Value) -> bool {
+    let length = |word: &str| schema[word].as_u64();
+    let chosen = || schema["enum"].as_array().is_none_or(|all| all.contains(document));
+    match schema["type"].as_str() {
+        Some("object") => document.as_object().is_some_and(|object| {
+            let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let property = |(name, value): (&String, &Value)| {
+                schema["properties"].get(name).is_some_and(|schema| satisfies(value, schema))
+            };
+            required.iter().all(|name| name.as_str().is_some_and(|name| object.contains_key(name)))
+                && object.iter().all(property)
+        }),
+        Some("array") => document.as_array().is_some_and(|items| {
+            let count = items.len() as u64;
+            length("minItems").is_none_or(|least| count >= least)
+                && length("maxItems").is_none_or(|most| count <= most)
+                && items.iter().all(|item| satisfies(item, &schema["items"]))
+        }),
+        Some("integer") => document.is_i64() || document.is_u64(),
+        Some("number") => document.is_number(),
+        Some("boolean") => document.is_boolean(),
+        Some("null") => document.is_null(),
+        Some("string") => document.as_str().is_some_and(|text| {
+            chosen() && length("maxLength").is_none_or(|most| text.chars().count() as u64 <= most)
+        }),
+        _ => schema.get("enum").is_some() && chosen(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +223,36 @@ mod tests {
         for (schema, expected) in cases {
             let error = Schema::read(&schema).unwrap_err().to_string();
             assert!(error.contains(expected), "{schema}: {error}");
+        }
+    }
+
+    #[test]
+    fn documents_are_held_to_their_schema() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "minItems": 1, "maxItems": 2},
+                "kind": {"enum": ["a", "b"]},
+                "age": {"type": "integer"},
+            },
+            "required": ["tags"],
+        });
+        let good = [json!({"tags": ["äöü"]}), json!({"tags": ["x", ""], "kind": "b", "age": -3})];
+        assert!(good.iter().all(|document| satisfies(document, &schema)));
+        let bad = [
+            json!([]),
+            json!({}),
+            json!({"tags": []}),
+            json!({"tags": ["a", "b", "c"]}),
+            json!({"tags": ["long"]}),
+            json!({"tags": [1]}),
+            json!({"tags": "x"}),
+            json!({"tags": ["x"], "kind": "c"}),
+            json!({"tags": ["x"], "age": 1.5}),
+            json!({"tags": ["x"], "more": null}),
+        ];
+        for document in bad {
+            assert!(!satisfies(&document, &schema), "{document}");
         }
     }
 }

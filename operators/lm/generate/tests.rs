@@ -25,7 +25,7 @@ fn drawn(max_tokens: usize) -> Writing {
 }
 
 /// Tokens of one letter each; 2 ends a text, 3 is a marker.
-fn letters(count: usize) -> Vocabulary {
+pub(crate) fn letters(count: usize) -> Vocabulary {
     let letter = |id: usize| vec![b'a' + (id % 26) as u8].into_boxed_slice();
     let control = (0..count).map(|id| id == 2 || id == 3).collect();
     Vocabulary::new((0..count).map(letter).collect(), control, BTreeSet::from([2]))
@@ -44,7 +44,8 @@ fn bytes_and_more() -> Vocabulary {
 
 fn write(network: &Llama, vocabulary: &Vocabulary, how: &Writing, prompts: &[Vec<u32>]) -> Vec<Written> {
     let ask = |answered: &mut Answered<'_, Written>| {
-        Ok(write_tokens(network, vocabulary, how, prompts, answered).unwrap())
+        Ok(write_tokens(network, &Cache::new(network.sizes(), 0), vocabulary, how, prompts, answered)
+            .unwrap())
     };
     let (answers, cost) = gather(prompts.len(), ask).unwrap();
     let answers: Vec<Written> = answers.into_iter().collect::<Result<_, _>>().unwrap();
@@ -130,7 +131,8 @@ fn who_hears_enough_is_told_no_more() {
                 std::ops::ControlFlow::Break(())
             }
         };
-        write_tokens(&network, &vocabulary, &drawn(30), &prompts, &mut hear).unwrap();
+        write_tokens(&network, &Cache::new(network.sizes(), 0), &vocabulary, &drawn(30), &prompts, &mut hear)
+            .unwrap();
         assert_eq!(heard, enough);
     }
 }
@@ -175,33 +177,6 @@ fn what_makes_no_sense_is_refused() {
         assert!(error.starts_with(expected), "{error}");
     }
     assert!(check_writing(&drawn(5)).is_ok());
-}
-
-/// Whether a value satisfies a schema of the supported kind: written anew, from the standard.
-pub(crate) fn satisfies(value: &Value, schema: &Value) -> bool {
-    let length = |word: &str, or: u64| schema[word].as_u64().unwrap_or(or) as usize;
-    match schema["type"].as_str() {
-        Some("object") => {
-            let object = value.as_object().unwrap();
-            let required = schema["required"].as_array().cloned().unwrap_or_default();
-            required.iter().all(|name| object.contains_key(name.as_str().unwrap()))
-                && object.iter().all(|(name, value)| satisfies(value, &schema["properties"][name]))
-        }
-        Some("array") => {
-            let items = value.as_array().unwrap();
-            (length("minItems", 0)..=length("maxItems", 1000)).contains(&items.len())
-                && items.iter().all(|item| satisfies(item, &schema["items"]))
-        }
-        Some("integer") => value.is_i64(),
-        Some("number") => value.is_number(),
-        Some("boolean") => value.is_boolean(),
-        Some("null") => value.is_null(),
-        Some("string") => {
-            let chosen = schema["enum"].as_array().is_none_or(|all| all.contains(value));
-            chosen && value.as_str().unwrap().chars().count() <= length("maxLength", 10_000)
-        }
-        _ => schema["enum"].as_array().is_some_and(|all| all.contains(value)),
-    }
 }
 
 pub(crate) fn schemas() -> Vec<Value> {
