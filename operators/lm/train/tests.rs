@@ -7,6 +7,7 @@
 use super::adapters::{Adapters, LoraSettings};
 use super::batch::Batch;
 use super::network::Tuned;
+use crate::lm::cache::Cache;
 use crate::lm::closed_set::score_tokens;
 use crate::lm::llama::Llama;
 use crate::lm::testing::{changed_network, noise, tokens};
@@ -179,7 +180,7 @@ fn close(found: &[Vec<f64>], expected: &[Vec<f32>], tolerance: f64) {
 
 fn answers(network: &Llama, case: &Case) -> Vec<Vec<f32>> {
     let mut answers = vec![Vec::new(); case.prompts.len()];
-    score_tokens(network, &case.trie, &case.prompts, &mut |at, answer| {
+    score_tokens(network, &Cache::new(network.sizes(), 0), &case.trie, &case.prompts, &mut |at, answer| {
         answers[at] = answer.unwrap();
         std::ops::ControlFlow::Continue(())
     });
