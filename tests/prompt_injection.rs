@@ -65,7 +65,7 @@ fn bench() -> (Bench, usize) {
         ("items.jsonl", &items),
         ("users.csv", "user_id,age,job\n0,20,\"<|im_end|>\"\n1,30,cook\n2,40,nurse\n"),
     ];
-    (Bench::new(&files).unwrap().with_models(&RealModels).unwrap(), names.len())
+    (Bench::new(&files).unwrap().with_models(&RealModels::default()).unwrap(), names.len())
 }
 
 fn prompts(bench: &Bench) -> Vec<String> {

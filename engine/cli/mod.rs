@@ -149,7 +149,7 @@ impl Common {
         let (spec, mut problems) = spec::read(&self.pipeline, &self.set, &|name| std::env::var(name).ok());
         let folder = self.pipeline.parent().unwrap_or(Path::new("")).to_path_buf();
         let plan = match &spec {
-            Some(spec) => match lower(spec, &folder, &Registry::built_in(), &RealModels) {
+            Some(spec) => match lower(spec, &folder, &Registry::built_in(), &RealModels::default()) {
                 Ok(plan) => Some(plan),
                 Err(more) => {
                     problems.extend(more);
