@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use coea_operators::{
@@ -55,6 +56,30 @@ pub struct RealModels {
     opened: Mutex<BTreeMap<String, Arc<Files>>>,
 }
 
+/// A model that was loaded.
+pub struct Opened {
+    /// Its name or path.
+    pub base: String,
+    /// How long it took to load.
+    pub took: Duration,
+    /// Bytes of its weights in memory.
+    pub bytes: usize,
+}
+
+impl RealModels {
+    /// The models that were loaded so far.
+    pub fn opened(&self) -> Vec<Opened> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |files: &Arc<Files>| match files.model.get() {
+            Some(Ok((model, took))) => {
+                Some(Opened { base: files.base.clone(), took: *took, bytes: model.memory_bytes() })
+            }
+            _ => None,
+        };
+        opened.values().filter_map(read).collect()
+    }
+}
+
 impl ModelProvider for RealModels {
     fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String> {
         if is_remote(base) {
@@ -70,7 +95,8 @@ impl ModelProvider for RealModels {
 /// What is read from a model's files, when first used.
 struct Files {
     base: String,
-    model: OnceLock<Result<LocalModel, CallError>>,
+    /// With the time it took to load.
+    model: OnceLock<Result<(LocalModel, Duration), CallError>>,
     tokenizer: OnceLock<Result<LmTokenizer, CallError>>,
 }
 
@@ -84,12 +110,15 @@ impl Files {
     }
 
     fn model(&self) -> Result<&LocalModel, CallError> {
-        let load = || LocalModel::open(&self.path()?).map_err(unavailable);
-        self.model.get_or_init(load).as_ref().map_err(Clone::clone)
+        let load = || {
+            let (path, began) = (self.path()?, Instant::now());
+            Ok((LocalModel::open(&path).map_err(unavailable)?, began.elapsed()))
+        };
+        self.model.get_or_init(load).as_ref().map(|(model, _)| model).map_err(Clone::clone)
     }
 
     fn tokenizer(&self) -> Result<&LmTokenizer, CallError> {
-        if let Some(Ok(model)) = self.model.get() {
+        if let Some(Ok((model, _))) = self.model.get() {
             return Ok(model.tokenizer());
         }
         let load = || LmTokenizer::open(&self.path()?).map_err(unavailable);
