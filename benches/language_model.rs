@@ -109,7 +109,7 @@ fn gigaflops(tokens: usize, logits: usize) -> f64 {
 fn prefill(model: &LocalModel, size: usize) -> Result<(), Box<dyn Error>> {
     let trie = LabelTrie::new(model.tokenizer(), &["Drama".to_string()])?;
     let start = Instant::now();
-    let cost = score_labels(model, &trie, &texts(size), &mut |_, _| ControlFlow::Continue(()))?;
+    let cost = score_labels(model, &trie, &texts(size), &mut |_, _| ControlFlow::Continue(()));
     let rate = cost.prompt_tokens as f64 / start.elapsed().as_secs_f64();
     println!("read, texts of about {size} tokens: {rate:.0} tokens/s, {:.0} GFLOP/s", rate * gigaflops(1, 0));
     Ok(())
@@ -119,7 +119,7 @@ fn score(model: &LocalModel, labels: &[String], prompts: &[String]) -> Result<()
     let trie = LabelTrie::new(model.tokenizer(), labels)?;
     let start = Instant::now();
     let Cost { prompt_tokens, reused_prompt_tokens, .. } =
-        score_labels(model, &trie, prompts, &mut |_, _| ControlFlow::Continue(()))?;
+        score_labels(model, &trie, prompts, &mut |_, _| ControlFlow::Continue(()));
     let (seconds, n) = (start.elapsed().as_secs_f64(), prompts.len());
     let work = gigaflops(prompt_tokens as usize + n * trie.nodes(), n * (trie.nodes() + 1));
     // One sequence per label: the whole prompt and the label each time.
@@ -153,7 +153,7 @@ fn stream(model: &LocalModel, labels: &[String]) -> Result<(), Box<dyn Error>> {
     for (how, model) in [("none", &model.with_cache(0)), ("those of the stream", &warm), ("all", &warm)] {
         let (start, mut cost) = (Instant::now(), Cost::default());
         for key in &keys {
-            cost += score_labels(model, &trie, key, &mut |_, _| ControlFlow::Continue(()))?;
+            cost += score_labels(model, &trie, key, &mut |_, _| ControlFlow::Continue(()));
         }
         println!(
             "scored one at a time, {STREAM} keys of {STREAM_PROFILES} profiles, beginnings known: {how}: {} tokens \

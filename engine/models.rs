@@ -3,7 +3,11 @@
 //! Behind a trait, so that tests can run the same pipelines on a fast stand-in; no command-line
 //! flag selects one.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use coea_operators::{
     choosing::{Best, Choosing, Question},
@@ -45,9 +49,36 @@ pub fn is_remote(base: &str) -> bool {
     base.starts_with("http://") || base.starts_with("https://")
 }
 
-/// Models from the registry, or from the user's own files.
+/// Models from the registry, or from the user's own files; a model that has several names in a
+/// pipeline is held once.
 #[derive(Default)]
-pub struct RealModels;
+pub struct RealModels {
+    opened: Mutex<BTreeMap<String, Arc<Files>>>,
+}
+
+/// A model that was loaded.
+pub struct Opened {
+    /// Its name or path.
+    pub base: String,
+    /// How long it took to load.
+    pub took: Duration,
+    /// Bytes of its weights in memory.
+    pub bytes: usize,
+}
+
+impl RealModels {
+    /// The models that were loaded so far.
+    pub fn opened(&self) -> Vec<Opened> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |files: &Arc<Files>| match files.model.get() {
+            Some(Ok((model, took))) => {
+                Some(Opened { base: files.base.clone(), took: *took, bytes: model.memory_bytes() })
+            }
+            _ => None,
+        };
+        opened.values().filter_map(read).collect()
+    }
+}
 
 impl ModelProvider for RealModels {
     fn language(&self, base: &str) -> Result<Arc<dyn LanguageModel>, String> {
@@ -55,39 +86,58 @@ impl ModelProvider for RealModels {
             return Err("a server also needs the model's name; use it in a pipeline".to_string());
         }
         let digest = fetch::model_digest(base).map_err(|e| e.to_string())?;
-        Ok(Arc::new(Embedded {
-            base: base.to_string(),
-            digest,
-            model: OnceLock::new(),
-            tokenizer: OnceLock::new(),
-        }))
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = opened.entry(digest.clone()).or_insert_with(|| Arc::new(Files::new(base))).clone();
+        Ok(Arc::new(Embedded { digest, files, model: OnceLock::new() }))
     }
 }
 
-/// A model of the registry, loaded when first used.
-struct Embedded {
+/// What is read from a model's files, when first used.
+struct Files {
     base: String,
-    digest: String,
-    model: OnceLock<Result<LocalModel, CallError>>,
+    /// With the time it took to load.
+    model: OnceLock<Result<(LocalModel, Duration), CallError>>,
     tokenizer: OnceLock<Result<LmTokenizer, CallError>>,
 }
 
-impl Embedded {
+impl Files {
+    fn new(base: &str) -> Self {
+        Self { base: base.to_string(), model: OnceLock::new(), tokenizer: OnceLock::new() }
+    }
+
     fn path(&self) -> Result<std::path::PathBuf, CallError> {
         Ok(fetch::model(&self.base).map_err(unavailable)?.path)
     }
 
     fn model(&self) -> Result<&LocalModel, CallError> {
-        let load = || LocalModel::open(&self.path()?).map_err(unavailable);
-        self.model.get_or_init(load).as_ref().map_err(Clone::clone)
+        let load = || {
+            let (path, began) = (self.path()?, Instant::now());
+            Ok((LocalModel::open(&path).map_err(unavailable)?, began.elapsed()))
+        };
+        self.model.get_or_init(load).as_ref().map(|(model, _)| model).map_err(Clone::clone)
     }
 
     fn tokenizer(&self) -> Result<&LmTokenizer, CallError> {
-        if let Some(Ok(model)) = self.model.get() {
+        if let Some(Ok((model, _))) = self.model.get() {
             return Ok(model.tokenizer());
         }
         let load = || LmTokenizer::open(&self.path()?).map_err(unavailable);
         self.tokenizer.get_or_init(load).as_ref().map_err(Clone::clone)
+    }
+}
+
+/// A model of this machine. What it remembers of prompts is its own, so that what a question costs
+/// does not depend on what is asked of others.
+struct Embedded {
+    digest: String,
+    files: Arc<Files>,
+    model: OnceLock<Result<LocalModel, CallError>>,
+}
+
+impl Embedded {
+    fn model(&self) -> Result<&LocalModel, CallError> {
+        let own = || Ok(self.files.model()?.with_cache(LocalModel::CACHE_BYTES));
+        self.model.get_or_init(own).as_ref().map_err(Clone::clone)
     }
 }
 
@@ -109,7 +159,7 @@ impl LanguageModel for Embedded {
     ) -> Result<Cost, CallError> {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
-        Ok(lm::score_labels(model, &trie, prompts, answered).map_err(|e| e.to_string())?)
+        Ok(lm::score_labels(model, &trie, prompts, answered))
     }
 
     fn choose(
@@ -121,7 +171,7 @@ impl LanguageModel for Embedded {
     ) -> Result<Cost, CallError> {
         let model = self.model()?;
         let trie = LabelTrie::new(model.tokenizer(), labels).map_err(|e| e.to_string())?;
-        Ok(lm::best_labels(model, &trie, how, questions, answered).map_err(|e| e.to_string())?)
+        Ok(lm::best_labels(model, &trie, how, questions, answered))
     }
 
     fn write(
@@ -134,6 +184,6 @@ impl LanguageModel for Embedded {
     }
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
-        Ok(lm::price(self.tokenizer()?, prompts).map_err(|e| e.to_string())?)
+        Ok(lm::price(self.files.tokenizer()?, prompts))
     }
 }

@@ -55,7 +55,8 @@ fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::write(&pipeline, PIPELINE)?;
     fs::write(folder.join("clicks.csv"), "user_id,category,timestamp\n1,jazz,1\n2,opera,1\n")?;
     let spec = spec::load(&pipeline, &[], &|name| std::env::var(name).ok()).map_err(|e| e.render(false))?;
-    let plan = lower(&spec, folder, &Registry::built_in(), &RealModels).map_err(|e| e.render(false))?;
+    let plan =
+        lower(&spec, folder, &Registry::built_in(), &RealModels::default()).map_err(|e| e.render(false))?;
 
     let state = State::open(&folder.join("state"))?;
     let options = Options { workers: 1, ..Options::default() };

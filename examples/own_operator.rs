@@ -119,7 +119,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut registry = Registry::built_in();
     registry.operator::<RepeatShare>();
     let spec = spec::load(&pipeline, &[], &|_| None).map_err(|e| e.render(false))?;
-    let plan = lower(&spec, folder.path(), &registry, &RealModels).map_err(|e| e.render(false))?;
+    let plan = lower(&spec, folder.path(), &registry, &RealModels::default()).map_err(|e| e.render(false))?;
     let plan = std::sync::Arc::new(plan);
 
     let state = State::open(&folder.path().join("state"))?;

@@ -113,7 +113,7 @@ fn apart(a: &[Vec<f32>], b: &[Vec<f32>]) -> (f32, f32) {
 fn labels_are_scored_as_the_embedded_model_scores_them() {
     let server = Server::start();
     let (labels, prompts) = questions();
-    let embedded = score(&*RealModels.language(MODEL).unwrap(), &labels, &prompts);
+    let embedded = score(&*RealModels::default().language(MODEL).unwrap(), &labels, &prompts);
     let forced = score(&server.model("\"scoring\":\"forced\""), &labels, &prompts);
     let listed = score(&server.model("\"scoring\":\"forced\",\"top\":2000"), &labels, &prompts);
     // Five megabytes for each position: for one prompt only.

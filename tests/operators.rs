@@ -33,7 +33,8 @@ fn plan(path: &Path, text: String) -> Plan {
     let (spec, problems) = spec::parse(Arc::new(SourceText::new(name, text)), &[], &|_| None);
     let Some(spec) = spec.filter(|_| !problems.has_errors()) else { fail(problems) };
     let folder = path.parent().unwrap();
-    lower(&spec, folder, &Registry::built_in(), &RealModels).unwrap_or_else(|problems| fail(problems))
+    lower(&spec, folder, &Registry::built_in(), &RealModels::default())
+        .unwrap_or_else(|problems| fail(problems))
 }
 
 fn pipelines() -> Vec<PathBuf> {

@@ -42,7 +42,7 @@ fn nasty() -> Vec<String> {
 }
 
 /// Each item has one or two of the names; rows are JSON lines, which can hold any text.
-fn bench() -> (Bench, usize) {
+fn bench(models: &RealModels) -> (Bench, usize) {
     let names = nasty();
     let (mut items, mut events) = (String::new(), String::new());
     for (at, name) in names.iter().enumerate() {
@@ -65,7 +65,7 @@ fn bench() -> (Bench, usize) {
         ("items.jsonl", &items),
         ("users.csv", "user_id,age,job\n0,20,\"<|im_end|>\"\n1,30,cook\n2,40,nurse\n"),
     ];
-    (Bench::new(&files).unwrap().with_models(&RealModels).unwrap(), names.len())
+    (Bench::new(&files).unwrap().with_models(models).unwrap(), names.len())
 }
 
 fn prompts(bench: &Bench) -> Vec<String> {
@@ -82,8 +82,14 @@ fn prompts(bench: &Bench) -> Vec<String> {
 
 #[test]
 fn every_prompt_has_the_structure_of_its_template() {
-    let (bench, names) = bench();
+    let models = RealModels::default();
+    let (bench, names) = bench(&models);
+    assert!(models.opened().is_empty(), "nothing is loaded before it is asked");
     let prompts = prompts(&bench);
+    // Two names of one model: its weights are there once, as narrow as in its file.
+    let opened = models.opened();
+    assert_eq!(opened.len(), 1);
+    assert!((90_000_000..130_000_000).contains(&opened[0].bytes), "{} bytes", opened[0].bytes);
     assert!(prompts.len() > names / 2, "{} prompts", prompts.len());
     let path = fetch::model("smollm2-135m-instruct").unwrap().path;
     let tokenizer = LmTokenizer::open(&path).unwrap();

@@ -138,6 +138,8 @@ pub struct Loaded {
     pub plan: Arc<Plan>,
     /// The folder of its state.
     pub state_dir: PathBuf,
+    /// The models of this machine that it names.
+    pub models: RealModels,
 }
 
 impl Common {
@@ -148,8 +150,9 @@ impl Common {
     pub fn load(&self) -> Result<Loaded, Failure> {
         let (spec, mut problems) = spec::read(&self.pipeline, &self.set, &|name| std::env::var(name).ok());
         let folder = self.pipeline.parent().unwrap_or(Path::new("")).to_path_buf();
+        let models = RealModels::default();
         let plan = match &spec {
-            Some(spec) => match lower(spec, &folder, &Registry::built_in(), &RealModels) {
+            Some(spec) => match lower(spec, &folder, &Registry::built_in(), &models) {
                 Ok(plan) => Some(plan),
                 Err(more) => {
                     problems.extend(more);
@@ -162,7 +165,7 @@ impl Common {
             Some(plan) if !problems.has_errors() => {
                 let default = || Path::new(".coea").join(&plan.name);
                 let state_dir = self.state.clone().unwrap_or_else(default);
-                Ok(Loaded { plan: Arc::new(plan), state_dir })
+                Ok(Loaded { plan: Arc::new(plan), state_dir, models })
             }
             _ => {
                 problems.sort();

@@ -84,12 +84,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Action::Assets(action) => assets::run(action, fetch::models, |name| Ok(fetch::model(name)?.path)),
         Action::Tokenize(batch) => tokenize(batch),
         Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
-        Action::Score { batch, adapter: None } => score(batch, &RealModels),
-        Action::Generate(batch) => generate::run(batch, &RealModels),
+        Action::Score { batch, adapter: None } => with_models(|models| score(batch, models)),
+        Action::Generate(batch) => with_models(|models| generate::run(batch, models)),
         Action::Promote(_) => Err(not_built("models promote")),
         Action::Rollback(_) => Err(not_built("models rollback")),
         Action::Export(_) => Err(not_built("models export")),
     }
+}
+
+/// Asks models, and says what they took.
+fn with_models(ask: impl FnOnce(&RealModels) -> Result<(), Failure>) -> Result<(), Failure> {
+    let models = RealModels::default();
+    ask(&models)?;
+    output::loaded(&models);
+    Ok(())
 }
 
 fn not_built(what: &str) -> Failure {

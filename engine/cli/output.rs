@@ -17,6 +17,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::{Common, Failure};
 use crate::{
     fetch::FetchError,
+    models::{Opened, RealModels},
     runtime::driver::changed_spec,
     serve::{LookupError, View},
 };
@@ -44,6 +45,13 @@ impl From<LookupError> for Failure {
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         Failure::new(error.exit_code(), format!("error: {error}"))
+    }
+}
+
+/// Says which models were loaded, in what time and memory.
+pub fn loaded(models: &RealModels) {
+    for Opened { base, took, bytes } in models.opened() {
+        eprintln!("{base}: loaded in {:.1} s, {} MB", took.as_secs_f64(), bytes / 1_000_000);
     }
 }
 

@@ -149,6 +149,9 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let report = epoch(&loaded, given.options(false), &Bars::new(&common))?;
     say(&common, &report);
+    if common.verbose > 0 && !common.quiet {
+        output::loaded(&loaded.models);
+    }
     if common.format == Format::Text && !common.quiet && report.epoch == 1 && !report.idle {
         print(&super::lookup::samples(&loaded, SAMPLES));
     }

@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::batch::{Branch, Grown, Prefix, Sequence};
-use super::closed_set::{FULL, fitting};
-use super::error::LmError;
+use super::closed_set::FULL;
 use super::forward::Watch;
 use super::head::Edge;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
+use super::prompts::Prompts;
 use super::trie::{LabelTrie, Next, Tree};
 use crate::choosing::{Best, Choosing, Kept, Question};
 use crate::language_model::Answered;
@@ -38,23 +38,20 @@ const SLACK: f64 = 1e-4;
 /// A question's answer has the same bits as one picked from all of [`score_labels`], in any company.
 ///
 /// [`score_labels`]: super::score_labels
-///
-/// # Errors
-/// If the tokenizer refuses a prompt.
 pub fn best_labels(
     model: &LocalModel,
     trie: &LabelTrie,
     how: &Choosing,
     questions: &[Question],
     answered: &mut Answered<'_, Best>,
-) -> Result<Cost, LmError> {
+) -> Cost {
     let prompts: Vec<&str> = questions.iter().map(|question| question.prompt.as_str()).collect();
-    let Some((prompts, places)) = fitting(model, trie, &prompts, answered)? else {
-        return Ok(Cost::default());
+    let Some(Prompts { ids, places }) = Prompts::fitting(model, trie.depth(), &prompts, answered) else {
+        return Cost::default();
     };
     let draws: Vec<&[f64]> = places.iter().map(|at| &questions[*at].draws[..]).collect();
-    let plan = Plan::new(&prompts, model.cache());
-    Ok(search(model.network(), trie, how, &plan, &draws, &mut |at, best| answered(places[at], best)))
+    let plan = Plan::new(&ids, model.cache());
+    search(model.network(), trie, how, &plan, &draws, &mut |at, best| answered(places[at], best))
 }
 
 /// [`best_labels`] on token ids that are planned, with the draws of each prompt.

@@ -14,11 +14,11 @@ use rayon::prelude::*;
 
 use super::batch::Sequence;
 use super::cache::Cache;
-use super::error::LmError;
 use super::head::Edge;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
+use super::prompts::Prompts;
 use super::tokenizer::LmTokenizer;
 use super::trie::LabelTrie;
 use crate::language_model::Answered;
@@ -33,72 +33,30 @@ pub(super) const FULL: usize = 192;
 /// Prompts are complete chat texts that end with the assistant header; control tokens in them are
 /// parsed. A prompt's answer has the same bits whatever other prompts it is scored with, and on any
 /// number of threads. One that is empty, or does not fit the model's context with the longest label,
-/// is an error of its own.
-///
-/// # Errors
-/// If the tokenizer refuses a prompt.
+/// or that the model's template refuses, is an error of its own.
 pub fn score_labels(
     model: &LocalModel,
     trie: &LabelTrie,
     prompts: &[String],
     answered: &mut Answered<'_, Vec<f32>>,
-) -> Result<Cost, LmError> {
-    let Some((prompts, places)) = fitting(model, trie, prompts, answered)? else {
-        return Ok(Cost::default());
+) -> Cost {
+    let Some(Prompts { ids, places }) = Prompts::fitting(model, trie.depth(), prompts, answered) else {
+        return Cost::default();
     };
     let (network, cache) = (model.network(), model.cache());
-    Ok(score_tokens(network, cache, trie, &prompts, &mut |at, answer| answered(places[at], answer)))
-}
-
-/// The token ids of the prompts that can be asked, with their places; the others are answered with
-/// what is wrong with them. Nothing, if no answer is wanted any more.
-pub(super) fn fitting<T>(
-    model: &LocalModel,
-    trie: &LabelTrie,
-    prompts: &[impl AsRef<str>],
-    answered: &mut Answered<'_, T>,
-) -> Result<Option<(Vec<Vec<u32>>, Vec<usize>)>, LmError> {
-    let available = model.network().sizes().context;
-    let (mut good, mut places) = (Vec::new(), Vec::new());
-    for (prompt, ids) in tokenise(model.tokenizer(), prompts)?.into_iter().enumerate() {
-        let needed = ids.len() + trie.depth();
-        let cause = match ids.is_empty() {
-            true => Some(LmError::EmptyPrompt),
-            false => (needed > available).then_some(LmError::TooLong { needed, available }),
-        };
-        match cause {
-            None => {
-                good.push(ids);
-                places.push(prompt);
-            }
-            Some(cause) if answered(prompt, Err(cause.to_string())).is_break() => return Ok(None),
-            Some(_) => {}
-        }
-    }
-    Ok(Some((good, places)))
+    score_tokens(network, cache, trie, &ids, &mut |at, answer| answered(places[at], answer))
 }
 
 /// What [`score_labels`] costs for these prompts, without the model's weights: what it does cost where
 /// a model is asked for the first time, and at most this where it knows beginnings of prompts already.
-///
-/// # Errors
-/// If the tokenizer refuses a prompt.
-pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Result<Cost, LmError> {
-    let mut prompts = tokenise(tokenizer, prompts)?;
-    prompts.retain(|ids| !ids.is_empty());
-    Ok(price_tokens(&prompts))
+/// Prompts that cannot be asked cost nothing.
+pub fn price(tokenizer: &LmTokenizer, prompts: &[String]) -> Cost {
+    price_tokens(&Prompts::all(tokenizer, prompts))
 }
 
 /// [`price`] on token ids.
 pub(super) fn price_tokens(prompts: &[Vec<u32>]) -> Cost {
     Plan::cold(prompts).cost()
-}
-
-pub(crate) fn tokenise(
-    tokenizer: &LmTokenizer,
-    prompts: &[impl AsRef<str>],
-) -> Result<Vec<Vec<u32>>, LmError> {
-    prompts.iter().map(|prompt| tokenizer.prompt(prompt.as_ref())).collect()
 }
 
 /// [`score_labels`] on token ids.

@@ -219,8 +219,7 @@ fn scores(path: &Path) -> Vec<f32> {
     let labels = ["Drama", "War", "Sci-Fi", "a b"].map(str::to_owned);
     let trie = LabelTrie::new(model.tokenizer(), &labels).unwrap();
     let prompts = [PROMPT.to_owned()];
-    let (mut answers, _) =
-        gather(1, |answered| Ok(score_labels(&model, &trie, &prompts, answered).unwrap())).unwrap();
+    let (mut answers, _) = gather(1, |answered| Ok(score_labels(&model, &trie, &prompts, answered))).unwrap();
     answers.remove(0).unwrap()
 }
 
@@ -283,6 +282,30 @@ fn prompts_take_the_form_of_their_model() {
         assert_eq!(tokenizer.decode(&ids).unwrap(), expected);
         assert_eq!(tokenizer.end_token(), 261);
     }
+}
+
+#[test]
+fn a_prompt_that_the_template_refuses_costs_the_others_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_folder(dir.path(), false, &weights(262, false), json!({}), false);
+    let picky = "{% if 'no' in messages[0]['content'] %}{{ raise_exception('not this one') }}{% endif %}{{ messages[0]['content'] }}";
+    let config = json!({"eos_token": LLAMA3[3], "bos_token": LLAMA3[0], "chat_template": picky});
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let model = LocalModel::open(dir.path()).unwrap();
+    let trie = LabelTrie::new(model.tokenizer(), &["Drama", "War"].map(str::to_owned)).unwrap();
+    let ask = |prompts: &[&str]| {
+        let prompts: Vec<String> = prompts.iter().map(ToString::to_string).collect();
+        let price = super::price(model.tokenizer(), &prompts);
+        let model = model.with_cache(0);
+        let asked = gather(prompts.len(), |answered| Ok(score_labels(&model, &trie, &prompts, answered)));
+        (asked.unwrap(), price)
+    };
+    let ((alone, cost), _) = ask(&["yes", "maybe"]);
+    let ((answers, same), price) = ask(&["yes", "oh no", "", "maybe"]);
+    assert_eq!([answers[0].clone(), answers[3].clone()], [alone[0].clone(), alone[1].clone()]);
+    assert!(answers[1].as_ref().unwrap_err().contains("not this one"), "{answers:?}");
+    assert!(answers[2].is_err());
+    assert_eq!((same, price), (cost, cost));
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod model;
 mod panels;
 mod prefix;
 mod pretokenize;
+mod prompts;
 mod simd;
 mod sizes;
 mod spread;

@@ -24,11 +24,11 @@ pub use self::schema::satisfies;
 use self::writer::{Pen, Running};
 use super::batch::{Prefix, Run, Sequence};
 use super::cache::Cache;
-use super::closed_set::tokenise;
 use super::error::LmError;
 use super::llama::Llama;
 use super::model::LocalModel;
 use super::prefix::{Plan, Tail};
+use super::prompts::Prompts;
 use super::spread;
 use super::vocabulary::Vocabulary;
 use crate::language_model::{Answered, Writing, Written};
@@ -46,36 +46,24 @@ const FULL: usize = 192;
 /// Prompts are complete chat texts that end with the assistant header; control tokens in them are
 /// parsed. A text is a function of its prompt and of `how`, with the same bits whatever others are
 /// written with it and on any number of threads. A prompt that is empty, or does not fit the
-/// model's context with `max_tokens`, is an error of its own.
+/// model's context with `max_tokens`, or that its template refuses, is an error of its own.
 ///
 /// # Errors
-/// If `how` makes no sense or its schema is not supported, or the tokenizer refuses a prompt.
+/// If `how` makes no sense or its schema is not supported.
 pub fn write_texts(
     model: &LocalModel,
     how: &Writing,
     prompts: &[String],
     answered: &mut Answered<'_, Written>,
 ) -> Result<Cost, LmError> {
-    let prompts = tokenise(model.tokenizer(), prompts)?;
-    let available = model.network().sizes().context;
-    let (mut good, mut places) = (Vec::new(), Vec::new());
     check_writing(how)?;
-    for (prompt, ids) in prompts.into_iter().enumerate() {
-        let needed = ids.len().saturating_add(how.max_tokens);
-        let cause = match ids.is_empty() {
-            true => Some(LmError::EmptyPrompt),
-            false => (needed > available).then_some(LmError::TooLong { needed, available }),
-        };
-        match cause {
-            None => (good.push(ids), places.push(prompt)).0,
-            Some(cause) if answered(prompt, Err(cause.to_string())).is_break() => return Ok(Cost::default()),
-            Some(_) => {}
-        }
-    }
+    let Some(Prompts { ids, places }) = Prompts::fitting(model, how.max_tokens, prompts, answered) else {
+        return Ok(Cost::default());
+    };
     let vocabulary = model.tokenizer().vocabulary();
     let (network, cache) = (model.network(), model.cache());
     spread::team(|| {
-        write_tokens(network, cache, vocabulary, how, &good, &mut |at, answer| answered(places[at], answer))
+        write_tokens(network, cache, vocabulary, how, &ids, &mut |at, answer| answered(places[at], answer))
     })
 }
 
