@@ -101,7 +101,8 @@ impl Tuner {
         self.adapters.layout()
     }
 
-    /// Tokenises complete chat texts that end with the assistant header; the labels of each hang below it.
+    /// Tokenises complete chat texts that end with the assistant header, in the model's own form as where
+    /// they are asked; the labels of each hang below it.
     ///
     /// # Errors
     /// If a prompt is empty, is refused by the tokenizer, or does not fit the context with its longest label.
@@ -109,7 +110,7 @@ impl Tuner {
         let available = self.model.network().sizes().context;
         let mut tokens = Vec::with_capacity(prompts.len());
         for (prompt, trie) in prompts {
-            let ids = self.model.tokenizer().encode(prompt, true)?;
+            let ids = self.model.tokenizer().prompt(prompt)?;
             let needed = ids.len() + trie.depth();
             match ids.is_empty() {
                 true => return Err(LmError::EmptyPrompt),
