@@ -5,6 +5,7 @@
 //! the attention, by texts. An output is the same chain of sums wherever it is computed, so that
 //! changes no bit.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -29,33 +30,43 @@ pub(crate) enum Threads {
 /// A step of a text is some hundred short products, each shared by all threads. A thread that falls
 /// asleep between two of them, and one outside of the pool that does so at each, costs more than the
 /// products do.
+///
+/// Several may run at once: who leads one is never kept awake for another, since its own work would
+/// stand still until that is over.
 pub(crate) fn team<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let over = AtomicBool::new(false);
     let over = &over;
     rayon::scope(|scope| {
-        let lead = rayon::current_thread_index();
         for _ in 1..rayon::current_num_threads() {
             scope.spawn(move |_| {
-                // The lead may find this while it waits for a part of its own, and must not stay here.
-                while rayon::current_thread_index() != lead && !over.load(Ordering::Relaxed) {
+                // A lead may find this while it waits for a part of its own, and must not stay here.
+                while !LEADS.get() && !over.load(Ordering::Relaxed) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {
                         std::thread::yield_now();
                     }
                 }
             });
         }
-        // However the work ends, the others are let go.
-        let _last = Last(over);
+        let _lead = Lead { over, before: LEADS.replace(true) };
         work()
     })
 }
 
-/// Says when it goes that the work is over.
-struct Last<'a>(&'a AtomicBool);
+thread_local! {
+    /// Whether the thread leads a team, now or further down its stack.
+    static LEADS: Cell<bool> = const { Cell::new(false) };
+}
 
-impl Drop for Last<'_> {
+/// Lets the others go when the work ends, however it ends.
+struct Lead<'a> {
+    over: &'a AtomicBool,
+    before: bool,
+}
+
+impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
+        LEADS.set(self.before);
     }
 }
 
@@ -136,6 +147,29 @@ mod tests {
                 pool.install(|| matrix.apply_spread(&tiles, &mut y, add));
                 assert_eq!(y, expected, "{threads} threads");
             }
+        }
+    }
+
+    #[test]
+    fn teams_at_once_do_not_wait_for_each_other() {
+        let (done, heard) = std::sync::mpsc::channel();
+        for threads in [1, 2, 3, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = std::sync::Arc::new(pool);
+            for _ in 0..2 {
+                let (pool, done) = (pool.clone(), done.clone());
+                let part = |seed: u64| (0..400u64).fold(seed, |a, b| std::hint::black_box(a ^ b));
+                let products =
+                    move || (0..20).map(|_| (0..64).into_par_iter().map(part).sum::<u64>()).sum::<u64>();
+                std::thread::spawn(move || {
+                    (0..200).for_each(|_| _ = std::hint::black_box(pool.install(|| team(products))));
+                    done.send(()).unwrap();
+                });
+            }
+        }
+        for _ in 0..8 {
+            let heard = heard.recv_timeout(std::time::Duration::from_secs(100));
+            assert!(heard.is_ok(), "a team never ended");
         }
     }
 }
