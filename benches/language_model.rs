@@ -5,6 +5,8 @@
 //! stands beside that of the bare `gemm` crate on the same shapes, one product per thread as here:
 //! it is the ceiling that can be measured anywhere.
 
+mod common;
+
 use std::{error::Error, ops::ControlFlow, time::Instant};
 
 use coea_operators::{
@@ -231,13 +233,6 @@ fn bare_gemm(rows: usize) {
     println!("bare gemm, {rows} rows: {:.0} GFLOP/s", work * threads / start.elapsed().as_secs_f64());
 }
 
-/// The most memory the process had, in MiB; nothing where the system does not say.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
     let keys = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(2 * PROFILES);
@@ -262,7 +257,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         bare_gemm(192);
         bare_gemm(TEXTS);
     }
-    if let Some(peak) = peak() {
+    if let Some(peak) = common::peak() {
         println!("peak memory {peak} MiB");
     }
     Ok(())

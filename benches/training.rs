@@ -3,6 +3,8 @@
 //! Run with `cargo bench --bench training`; needs the default model's file (see the resolver).
 //! `-- --write-job FILE` writes the same prompts for `benches/peers/pytorch_lora.py`.
 
+mod common;
+
 use std::{error::Error, time::Instant};
 
 use coea_operators::{
@@ -56,13 +58,6 @@ fn steps(model: &LocalModel, prompts: &[String], top: Option<usize>) -> Result<(
     Ok(())
 }
 
-/// The most memory the process had, in MiB; nothing where the system does not say.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
     let model = LocalModel::open(&coea_engine::fetch::model("smollm2-135m-instruct")?.path)?;
@@ -74,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} threads", rayon::current_num_threads());
     steps(&model, &prompts, None)?;
     steps(&model, &prompts, Some(5))?;
-    if let Some(peak) = peak() {
+    if let Some(peak) = common::peak() {
         println!("peak memory {peak} MiB");
     }
     Ok(())
