@@ -141,6 +141,35 @@ fn tokens_have_a_price() {
     assert!((sum - money).abs() < 1e-12);
 }
 
+#[test]
+fn a_node_stops_at_its_limits_and_goes_on() {
+    let (server, base) = Server::start();
+    let bench = common::bench(6);
+    written(&bench, &base, "scoring: forced");
+    let text = fs::read_to_string(bench.path("pipeline.yaml")).unwrap();
+    let limited = text.replace("op: llm_sampler,", "op: llm_sampler, limits: { calls: 2 },");
+    fs::write(bench.path("pipeline.yaml"), limited).unwrap();
+    let plan = run(&bench, &["plan"]);
+    assert_eq!(plan.status.code(), Some(4), "{}", words(&plan));
+    assert!(words(&plan).contains("calls of novel are more than its limits, 2"), "{}", words(&plan));
+    assert!(server.paid().is_empty(), "a plan asks nothing");
+    let mut stopped = 0;
+    let last = loop {
+        let ran = run(&bench, &["run"]);
+        match ran.status.code() {
+            Some(4) => {
+                assert!(words(&ran).contains("stopped at the limits of novel, 2 calls"), "{}", words(&ran))
+            }
+            _ => break ran,
+        }
+        stopped += 1;
+        assert!(stopped < 100, "no run goes on");
+    };
+    assert!(last.status.success() && stopped > 0, "{stopped} {}", words(&last));
+    let ways: Vec<u64> = server.paid().into_values().collect();
+    assert!(ways.iter().all(|times| *times == 1), "nothing is asked twice: {ways:?}");
+}
+
 /// The message of each problem, with the text it points at.
 fn problems(model: &str) -> Vec<(String, String)> {
     let bench = common::bench(1);
