@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::adapters::{Adapters, LoraSettings};
+use crate::lm::adapters::{Adapters, LoraSettings};
 use super::forest::{Forest, Text};
 use super::head::score;
 use super::network::{Tuned, below};

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::adapters::{Adapters, LoraSettings};
+use crate::lm::adapters::{Adapters, LoraSettings};
 use super::batch::Batch;
 use super::network::Tuned;
 use crate::lm::llama::Llama;
