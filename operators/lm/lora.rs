@@ -86,6 +86,14 @@ impl Artifact for Lora {
 }
 
 impl LocalModel {
+    /// An adapter of these numbers for this model.
+    ///
+    /// # Errors
+    /// If the settings do not fit it.
+    pub fn adapter(&self, settings: LoraSettings, values: &[f32], lineage: Value) -> Result<Lora, LmError> {
+        Lora::new(self.network().sizes(), settings, values, lineage)
+    }
+
     /// The model with an adapter in place of the one it has, and a memory of its own for prompts.
     ///
     /// # Errors

@@ -94,8 +94,8 @@ impl LocalModel {
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let weights = safetensors::serialize(tensors, Some(metadata))
             .map_err(|error| LmError::Malformed(error.to_string()))?;
-        let config = serde_json::to_string_pretty(&config(lora.settings(), sizes.layers, base))
-            .unwrap_or_default();
+        let config =
+            serde_json::to_string_pretty(&config(lora.settings(), sizes.layers, base)).unwrap_or_default();
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
             std::fs::write(&path, bytes).map_err(|error| LmError::File { path, reason: error.to_string() })
@@ -176,7 +176,10 @@ fn config(settings: LoraSettings, layers: usize, base: &str) -> Value {
     set("init_lora_weights", json!(true));
     let top = top.filter(|top| *top < layers);
     set("layers_pattern", top.map_or(Value::Null, |_| json!("layers")));
-    set("layers_to_transform", top.map_or(Value::Null, |top| json!((layers - top..layers).collect::<Vec<_>>())));
+    set(
+        "layers_to_transform",
+        top.map_or(Value::Null, |top| json!((layers - top..layers).collect::<Vec<_>>())),
+    );
     set("lora_alpha", json!(alpha));
     // The nearest number of few digits: 0.1 is not 0.10000000149.
     set("lora_dropout", dropout.to_string().parse::<f64>().map_or(json!(dropout), |short| json!(short)));

@@ -4,3 +4,5 @@
 //! a function of label log-probabilities; losses know those alone.
 
 pub mod loss;
+pub mod trainer;
+pub mod training;

@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::lm::adapters::{Adapter, Adapters, Loaded, Place};
 use super::attention::{Scene, Turned};
 use super::forest::Forest;
 use super::linear::{Dropout, Linear, Scratch, Trace, add_gradients};
 use super::math::{gate_backward, norm_backward};
+use crate::lm::adapters::{Adapter, Adapters, Loaded, Place};
 use crate::lm::kernel::TILE;
 use crate::lm::llama::{Layer, Llama, add_bias};
 use crate::lm::math::{gate, rms_norm, rotate};
