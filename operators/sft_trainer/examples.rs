@@ -134,3 +134,163 @@ impl Scene<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        row::Value,
+        shape::{Counts, Walk},
+        template::Template,
+        tuning::training::Training,
+    };
+
+    struct Rows(Vec<(Row, Row, i64)>);
+
+    impl Snapshot for Rows {
+        fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
+            self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
+        }
+    }
+
+    /// The categories of the newest event, and how many events there are.
+    struct Newest;
+
+    impl FoldKernel for Newest {
+        fn counted(&self, _: &crate::shape::Event<'_>, out: &mut Vec<Value>) {
+            out.push(Value::Null);
+        }
+
+        fn counts(&self) -> bool {
+            true
+        }
+
+        fn emit(&self, _: &Row, walk: &mut Walk<'_>, counts: &Counts, out: &mut Vec<Row>) {
+            let mut newest = vec![];
+            walk(&mut |event| {
+                newest.extend(
+                    event.dim.into_iter().flat_map(|dim| dim[0].as_list().unwrap_or_default().to_vec()),
+                );
+                false
+            });
+            newest.push(Value::text(counts[&Value::Null].to_string()));
+            out.push(Row::from([Value::list(newest)]));
+        }
+    }
+
+    fn texts(names: &[&str]) -> Value {
+        Value::list(names.iter().map(Value::text))
+    }
+
+    /// Items 1 to 3 are War, Drama and both; their label is the combination.
+    fn inputs(history: &[(u64, u64, i64)]) -> Vec<Rows> {
+        let event = |(at, (user, item, count)): (usize, &(u64, u64, i64))| {
+            (Row::from([Value::U64(*user)]), Row::from([Value::I64(at as i64), Value::U64(*item)]), *count)
+        };
+        let mut events: Vec<_> = history.iter().enumerate().map(event).collect();
+        events.sort();
+        let by_item = |of: [&[&str]; 3]| {
+            let rows = (1u64..).zip(of);
+            Rows(
+                rows.map(|(item, names)| (Row::from([Value::U64(item)]), Row::from([texts(names)]), 1))
+                    .collect(),
+            )
+        };
+        let group = |user: u64| (Row::from([Value::U64(user)]), Row::from([Value::text("g")]), 1);
+        vec![
+            Rows(events),
+            by_item([&["War"], &["Drama"], &["Drama War"]]),
+            Rows(vec![group(1), group(2)]),
+            Rows(vec![(Row::from([Value::text("g")]), Row::from([Value::text("P")]), 1)]),
+            by_item([&["War"], &["Drama"], &["Drama", "War"]]),
+        ]
+    }
+
+    fn prior() -> LabelPrior {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        LabelPrior {
+            labels: names(&["Drama", "Drama War", "War"]),
+            parts: vec![names(&["Drama"]), names(&["Drama", "War"]), names(&["War"])],
+            prior: vec![0.0; 3],
+        }
+    }
+
+    /// Prompt → clicks by label, of those to train on.
+    fn made(history: &[(u64, u64, i64)], targets: Targets, last: u64) -> Vec<(String, Vec<f64>)> {
+        let how = SftTrainer { targets, last, min_history: 1, held_out: 0.0, training: Training::default() };
+        let template =
+            Template::compile("{{ group }} {{ profile }} {{ recent | join('+') }}".into()).unwrap();
+        let recipe = PromptRecipe {
+            logic: String::new(),
+            template,
+            groups: (0, 0),
+            profiles: (0, 0),
+            recents: (0, 0),
+        };
+        let making = Making { how, item: 1, recipe, recents: Arc::new(Newest), dim: Some(1) };
+        let inputs = inputs(history);
+        let inputs: Vec<&dyn Snapshot> = inputs.iter().map(|rows| rows as &dyn Snapshot).collect();
+        let [train, held] = making.examples(&inputs, &prior()).unwrap();
+        assert!(held.is_empty());
+        train.into_iter().map(|(prompt, asked)| (prompt, asked.clicked)).collect()
+    }
+
+    #[test]
+    fn an_example_is_what_serving_would_have_asked_before_the_click() {
+        // War, Drama, both, War: the last is no news.
+        let history = [(1, 1, 1), (1, 2, 1), (1, 3, 1), (1, 1, 1)];
+        let drama = ("g P War+1".to_string(), vec![1.0, 0.0, 0.0]);
+        let both = ("g P Drama+2".to_string(), vec![0.0, 1.0, 0.0]);
+        assert_eq!(made(&history, Targets::Novel, 9), [both.clone(), drama.clone()]);
+        // War is then also among the recent interests, so serving would not propose it.
+        assert_eq!(made(&history, Targets::All, 9), [both.clone(), drama]);
+        assert_eq!(made(&history, Targets::Novel, 2), [both]);
+        assert_eq!(made(&history, Targets::Novel, 1), []);
+        // What comes later changes nothing before.
+        assert_eq!(made(&history[..3], Targets::Novel, 9), made(&history, Targets::Novel, 9));
+    }
+
+    #[test]
+    fn equal_prompts_are_one_example() {
+        let history = [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 3, 1), (3, 1, 1), (3, 2, 1)];
+        // The third user has no group; two equal clicks are two.
+        assert_eq!(made(&history, Targets::Novel, 9), [("g P War+1".to_string(), vec![2.0, 1.0, 0.0])]);
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_item_is_no_history() {
+        let history = [(1, 1, 1), (1, 9, 1), (1, 2, 1)];
+        assert_eq!(made(&history, Targets::Novel, 9), [("g P War+1".to_string(), vec![1.0, 0.0, 0.0])]);
+    }
+
+    #[test]
+    fn the_same_users_are_kept_out_whoever_else_there_is() {
+        let how = |seed| SftTrainer {
+            targets: Targets::All,
+            last: 1,
+            min_history: 1,
+            held_out: 0.3,
+            training: Training { seed, ..Training::default() },
+        };
+        let template = Template::compile(String::new()).unwrap();
+        let recipe = PromptRecipe {
+            logic: String::new(),
+            template,
+            groups: (0, 0),
+            profiles: (0, 0),
+            recents: (0, 0),
+        };
+        let making = |seed| Making {
+            how: how(seed),
+            item: 1,
+            recipe: recipe.clone(),
+            recents: Arc::new(Newest),
+            dim: None,
+        };
+        let out = |seed| -> Vec<u64> {
+            (0..2000).filter(|user| making(seed).kept_out(&Row::from([Value::U64(*user)]))).collect()
+        };
+        assert!((500..700).contains(&out(1).len()), "{}", out(1).len());
+        assert_ne!(out(1), out(2));
+    }
+}

@@ -5,4 +5,6 @@
 
 pub mod loss;
 pub mod trainer;
+#[cfg(test)]
+mod trainer_tests;
 pub mod training;
