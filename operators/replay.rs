@@ -98,12 +98,15 @@ pub(crate) struct Prompts<'a> {
 }
 
 impl Prompts<'_> {
+    /// The group of a user, where there is one.
+    pub(crate) fn group(&self, user: &Row) -> Option<&str> {
+        self.groups.get(user)?[self.recipe.groups.1].as_text()
+    }
+
     /// The prompt of a user with these recent interests; nothing for a user without a group, or whose
     /// group has no profile.
     pub(crate) fn prompt(&self, user: &Row, recent: &[Value]) -> Result<Option<String>, KernelError> {
-        let Some(group) = self.groups.get(user).and_then(|row| row[self.recipe.groups.1].as_text()) else {
-            return Ok(None);
-        };
+        let Some(group) = self.group(user) else { return Ok(None) };
         let Some(profile) = self.profiles.get(&Row::from([Value::text(group)])) else { return Ok(None) };
         let profile = profile[self.recipe.profiles.1].as_text().unwrap_or_default();
         render(&self.recipe.template, group, profile, recent).map(Some)

@@ -16,7 +16,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use self::{examples::Making, objective::Sft};
+use self::{
+    examples::{Asked, Making, Prompted},
+    objective::Sft,
+};
 use crate::{
     category_map::{CategoryTable, domain_of},
     chat::spoken,
@@ -30,6 +33,7 @@ use crate::{
     served::{ModelVersion, VERSION},
     shape::{CallError, Graph, LeafId, Loaded, Shape, Snapshot, Watch, present},
     tuning::{
+        baselines::{Baseline, Click, Kind},
         trainer::{Checkpoint, Objective, Trainer},
         training::Training,
     },
@@ -183,6 +187,13 @@ fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
     rows.collect()
 }
 
+/// What counting makes of users who were kept out.
+fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2] {
+    let [train, held] = [train, held].map(|of| of.values().map(Asked::click).collect::<Vec<Click<'_>>>());
+    let of = |kind: Kind| Baseline::fit(kind, &train).log_likelihood(&held);
+    [("held_out_markov", of(Kind::Markov)), ("held_out_popularity", of(Kind::GroupPopularity))]
+}
+
 /// Training, with all it needs beside the data.
 struct Job {
     making: Making,
@@ -206,14 +217,16 @@ impl Job {
                 "no user clicked a label that could be predicted; `targets: all` predicts more".into()
             );
         }
+        let counted = counted(&train, &held);
         let [train, held] = [train, held].map(|examples| Sft::new(&trie, prior, examples));
         let training = &self.making.how.training;
         let kept = watch.kept()?;
         let mut trainer = Trainer::new(training, &train, &network, kept.as_deref()).map_err(failed)?;
-        let before = held.log_likelihood(&trainer, &trainer.untuned()).map_err(failed)?;
+        let untuned = held.log_likelihood(&trainer, &trainer.untuned()).map_err(failed)?;
         trainer.run(watch)?;
-        let after = held.log_likelihood(&trainer, &trainer.checkpoint().values).map_err(failed)?;
-        self.version(&network, &trainer, &train, [before, after]).map_err(failed)
+        let tuned = held.log_likelihood(&trainer, &trainer.checkpoint().values).map_err(failed)?;
+        let held_out = [("held_out", tuned), ("held_out_untuned", untuned)].into_iter().chain(counted);
+        self.version(&network, &trainer, &train, held_out).map_err(failed)
     }
 
     /// The trained version, with where it comes from.
@@ -222,13 +235,12 @@ impl Job {
         network: &LocalModel,
         trainer: &Trainer<'_>,
         data: &Sft<'_>,
-        [before, after]: [Option<f64>; 2],
+        held_out: impl Iterator<Item = (&'static str, Option<f64>)>,
     ) -> Result<ModelVersion, LmError> {
         let Checkpoint { values, log, .. } = trainer.checkpoint();
         let mut log = log.clone();
-        if let Some((last, (before, after))) = log.last_mut().zip(before.zip(after)) {
-            last.insert("held_out".to_string(), after);
-            last.insert("held_out_untuned".to_string(), before);
+        if let Some(last) = log.last_mut() {
+            last.extend(held_out.filter_map(|(name, figure)| Some((name.to_string(), figure?))));
         }
         let lineage = json!({
             "operator": SftTrainer::NAME, "base": self.model.digest(), "parent": null, "data": data.digest(),

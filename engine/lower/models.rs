@@ -171,9 +171,15 @@ impl Lowering<'_> {
         self.error(&name.span, message, Some(help));
     }
 
-    /// Notes who makes versions of a model; two would undo each other's work.
+    /// Notes who makes versions of a model: one node, of a model on this machine.
     pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>) {
         let Some(model) = &named.spec.updates else { return };
+        let spec = self.spec.models.iter().find(|known| known.name.value == model.value);
+        if spec.and_then(|known| known.spec.base.as_ref()).is_some_and(|base| is_remote(base)) {
+            let message = format!("`{}` is on a server, where it cannot be updated", model.value);
+            let help = "give the model a `base` on this machine: a name, a GGUF file or a folder".to_string();
+            self.error(&model.span, message, Some(help));
+        }
         let node = named.name.value.clone();
         if let Some(first) = self.updaters.get(model.as_str()) {
             let message = format!("`{}` is already updated by `{first}`", model.value);

@@ -16,6 +16,7 @@ use crate::{
     replay::{PromptRecipe, Prompts, Replayed, histories, table},
     row::Row,
     shape::{FoldKernel, KernelError, Snapshot},
+    tuning::baselines::Click,
 };
 
 /// What examples are made with.
@@ -29,11 +30,23 @@ pub(super) struct Making {
     pub(super) dim: Option<usize>,
 }
 
-/// A prompt, the labels it may be answered with, and how often each was the answer.
+/// Examples by prompt.
+pub(super) type Prompted = BTreeMap<String, Asked>;
+
+/// What a prompt says, the labels it may be answered with, and how often each was the answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Asked {
+    pub(super) group: String,
+    pub(super) recent: Vec<String>,
     pub(super) allowed: Vec<bool>,
     pub(super) clicked: Vec<f64>,
+}
+
+impl Asked {
+    /// As what counting sees of it.
+    pub(super) fn click(&self) -> Click<'_> {
+        Click { group: &self.group, recent: &self.recent, allowed: &self.allowed, clicked: &self.clicked }
+    }
 }
 
 impl Making {
@@ -42,7 +55,7 @@ impl Making {
         &self,
         inputs: &[&dyn Snapshot],
         prior: &LabelPrior,
-    ) -> Result<[BTreeMap<String, Asked>; 2], KernelError> {
+    ) -> Result<[Prompted; 2], KernelError> {
         let [labels, groups, profiles] = [1, 2, 3].map(|at| table(inputs[at]));
         let dims = inputs.get(4).map(|dim| table(*dim));
         let places = prior.labels.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
@@ -87,12 +100,7 @@ impl Scene<'_> {
         names.iter().filter_map(|name| self.places.get(name.as_text()?).copied()).collect()
     }
 
-    fn walk(
-        &self,
-        user: &Row,
-        events: &[(Row, u64)],
-        into: &mut BTreeMap<String, Asked>,
-    ) -> Result<(), KernelError> {
+    fn walk(&self, user: &Row, events: &[(Row, u64)], into: &mut Prompted) -> Result<(), KernelError> {
         let SftTrainer { last, min_history, targets, .. } = self.making.how;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let first = events.len().saturating_sub(size(last)).max(size(min_history));
@@ -116,7 +124,7 @@ impl Scene<'_> {
         before: &[(Row, u64)],
         clicked: &[usize],
         count: u64,
-        into: &mut BTreeMap<String, Asked>,
+        into: &mut Prompted,
     ) -> Result<(), KernelError> {
         if clicked.is_empty() {
             return Ok(());
@@ -128,7 +136,12 @@ impl Scene<'_> {
         let allowed = allowed(self.prior, recent);
         let Some(prompt) = self.prompts.prompt(user, recent)? else { return Ok(()) };
         for label in clicked.iter().filter(|label| allowed[**label]) {
-            let none = || Asked { allowed: allowed.clone(), clicked: vec![0.0; allowed.len()] };
+            let none = || Asked {
+                group: self.prompts.group(user).unwrap_or_default().to_string(),
+                recent: recent.iter().filter_map(|name| Some(name.as_text()?.to_string())).collect(),
+                allowed: allowed.clone(),
+                clicked: vec![0.0; allowed.len()],
+            };
             into.entry(prompt.clone()).or_insert_with(none).clicked[*label] += count as f64;
         }
         Ok(())

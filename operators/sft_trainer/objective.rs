@@ -3,9 +3,7 @@
 //! Decision: the policy that is trained is the one that is served: label prior subtracted, recent
 //! interests ruled out, temperature 1.
 
-use std::collections::BTreeMap;
-
-use super::examples::Asked;
+use super::examples::{Asked, Prompted};
 use crate::{
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
@@ -25,10 +23,10 @@ pub(super) struct Sft<'a> {
 }
 
 impl<'a> Sft<'a> {
-    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, examples: BTreeMap<String, Asked>) -> Self {
+    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, examples: Prompted) -> Self {
         let prior = prior.prior.iter().map(|prior| f64::from(*prior)).collect();
         let mut sft = Self { trie, prior, examples: Vec::new(), asked: Vec::new() };
-        for (prompt, Asked { allowed, clicked }) in examples {
+        for (prompt, Asked { allowed, clicked, .. }) in examples {
             let clicks: f64 = clicked.iter().sum();
             sft.examples.push((prompt, clicks));
             sft.asked.push((allowed, clicked.iter().map(|n| n / clicks).collect()));
