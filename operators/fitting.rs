@@ -64,5 +64,19 @@ pub trait Watch {
 /// Fits an artifact from snapshots of its inputs and from artifacts fitted before.
 pub type FitKernel =
     Arc<dyn Fn(&[&dyn Snapshot], &[Loaded], &mut dyn Watch) -> Result<Vec<u8>, CallError> + Send + Sync>;
+/// What a fit that takes long will take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FitCost {
+    /// Steps.
+    pub steps: u64,
+    /// Distinct prompts.
+    pub prompts: u64,
+    /// Tokens of prompts that go through the network, all steps together.
+    pub prompt_tokens: u64,
+}
+
+/// Tells what a fit will take, from what it would be given.
+pub type PriceKernel = Arc<dyn Fn(&[&dyn Snapshot], &[Loaded]) -> Result<FitCost, CallError> + Send + Sync>;
+
 /// Reads an artifact's durable form.
 pub type LoadKernel = Arc<dyn Fn(&[u8]) -> Result<Loaded, KernelError> + Send + Sync>;

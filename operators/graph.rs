@@ -11,8 +11,8 @@ use crate::{
     row::{Keyed, Row},
     served::ModelVersion,
     shape::{
-        Artifact, CallError, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel, Progress,
-        Shape, Snapshot, Watch,
+        Artifact, CallError, FitCost, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel,
+        Progress, Shape, Snapshot, Watch,
     },
 };
 
@@ -190,6 +190,7 @@ impl Graph {
             load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
             logic,
             cheap: false,
+            price: None,
         };
         Fitted { leaf: self.add(role, shape), kind: PhantomData }
     }
@@ -205,6 +206,17 @@ impl Graph {
     /// Declares that the current node's labels are those of `fitted`.
     pub fn publish_labels<A: Artifact>(&mut self, fitted: Fitted<A>) {
         self.label_sets.insert(self.node.clone(), fitted.leaf);
+    }
+
+    /// Declares how `plan` tells what a fit will take.
+    pub fn priced<A>(
+        &mut self,
+        fitted: Fitted<A>,
+        kernel: impl Fn(&[&dyn Snapshot], &[Loaded]) -> Result<FitCost, CallError> + Send + Sync + 'static,
+    ) {
+        if let Shape::Fit { price, .. } = &mut self.leaves[fitted.leaf].shape {
+            *price = Some(Arc::new(kernel));
+        }
     }
 
     /// Declares that the current node makes versions of the model it updates.

@@ -34,6 +34,8 @@ pub struct LabelPrior {
     pub parts: Vec<Vec<String>>,
     /// ℓ₀ per label, in natural logarithms.
     pub prior: Vec<f32>,
+    /// Clicks per label, when the labels were fitted.
+    pub clicks: Vec<u64>,
 }
 
 impl Artifact for LabelPrior {
@@ -47,6 +49,12 @@ impl Artifact for LabelPrior {
 }
 
 impl LabelPrior {
+    /// The share of each label in all clicks.
+    pub fn shares(&self) -> Vec<f64> {
+        let all: u64 = self.clicks.iter().sum();
+        self.clicks.iter().map(|clicks| *clicks as f64 / all.max(1) as f64).collect()
+    }
+
     /// `s(c)` per label.
     pub fn scores(&self, logprobs: &[f32]) -> Vec<f32> {
         logprobs.iter().zip(&self.prior).map(|(l, prior)| l - prior).collect()
@@ -60,7 +68,7 @@ pub(crate) fn fit_prior(
     model: Arc<dyn LanguageModel>,
     neutral: String,
 ) -> Fitted<LabelPrior> {
-    let logic = format!("label_prior/1 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
+    let logic = format!("label_prior/2 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
     graph.fit("prior", &[], &[labels.leaf()], logic, move |_, artifacts, progress| {
         let table = present::<CategoryTable>(artifacts.first())?;
         progress(crate::shape::Progress { done: 0, total: 1, note: "label prior" });
@@ -72,7 +80,8 @@ pub(crate) fn fit_prior(
             gather(1, |answered| model.score(&spoken(&names), std::slice::from_ref(&neutral), answered))?;
         let prior = scores.into_iter().next().ok_or("the model gave no answer")??;
         let parts = table.labels.values().map(|label| label.parts.clone()).collect();
-        Ok(LabelPrior { labels: names, parts, prior })
+        let clicks = table.labels.values().map(|label| label.clicks).collect();
+        Ok(LabelPrior { labels: names, parts, prior, clicks })
     })
 }
 
@@ -163,17 +172,23 @@ pub(crate) fn draws(labels: &[String], allowed: &[bool], seed: u64, key: &Row) -
     labels.iter().zip(allowed).map(draw).collect()
 }
 
-/// Each label's expected win rate over a uniform draw from the others: `E[σ(s(c) − s(c′))]`.
-pub(crate) fn win_rates(scores: &[f32]) -> Vec<f64> {
+/// Each label's expected win rate over a draw from the others, each drawn in proportion to its
+/// share: `E[σ(s(c) − s(c′))]`. A label without another one wins nothing.
+pub(crate) fn win_rates(scores: &[f32], shares: &[f64]) -> Vec<f64> {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    let others = scores.len().saturating_sub(1).max(1) as f64;
     let rate = |at: usize| {
-        let mine = f64::from(scores[at]);
-        let wins =
-            scores.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, s)| sigmoid(mine - f64::from(*s)));
-        wins.sum::<f64>() / others
+        let others =
+            || scores.iter().zip(shares).enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other);
+        let all: f64 = others().map(|(_, share)| share).sum();
+        let wins = others().map(|(s, share)| share * sigmoid(f64::from(scores[at]) - f64::from(*s)));
+        if all > 0.0 { wins.sum::<f64>() / all } else { 0.0 }
     };
     (0..scores.len()).map(rate).collect()
+}
+
+/// Shares of labels of which each is drawn as often as the others.
+pub(crate) fn even(labels: usize) -> Vec<f64> {
+    vec![1.0; labels]
 }
 
 #[cfg(test)]
@@ -219,10 +234,13 @@ mod tests {
 
     #[test]
     fn win_rates_average_to_a_half() {
-        let rates = win_rates(&[0.3, -2.0, 5.0, 0.3]);
+        let rates = win_rates(&[0.3, -2.0, 5.0, 0.3], &even(4));
         assert!((rates.iter().sum::<f64>() / 4.0 - 0.5).abs() < 1e-12);
         assert!((rates[0] - rates[3]).abs() < 1e-12);
         assert!(rates[2] > rates[0] && rates[0] > rates[1]);
-        assert_eq!(win_rates(&[1.0]), [0.0]);
+        assert_eq!(win_rates(&[1.0], &even(1)), [0.0]);
+        // A label that is never drawn is no rival.
+        let rates = win_rates(&[0.0, 3.0, -3.0], &[0.5, 0.0, 0.5]);
+        assert!(rates[0] > 0.9 && rates[1] > 0.95, "{rates:?}");
     }
 }

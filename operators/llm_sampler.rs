@@ -214,6 +214,7 @@ mod tests {
             labels: parts(&["Drama", "Drama War", "War"]),
             parts: vec![parts(&["Drama"]), parts(&["Drama", "War"]), parts(&["War"])],
             prior: vec![0.0; 3],
+            clicks: vec![1; 3],
         };
         assert_eq!(allowed(&prior, &[Value::text("Drama")]), [false, true, true]);
         assert_eq!(allowed(&prior, &[Value::text("Drama"), Value::text("War")]), [false; 3]);

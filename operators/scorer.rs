@@ -15,7 +15,7 @@ use crate::{
     category_map::CategoryTable,
     choose_labels::ChooseLabels,
     choosing::Question,
-    label_policy::{LabelPrior, ScoreLabels, fit_prior, label_domain, win_rates},
+    label_policy::{LabelPrior, ScoreLabels, even, fit_prior, label_domain, win_rates},
     operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
     row::{Row, Value},
@@ -45,6 +45,9 @@ pub enum Against {
     /// All other labels. One call per prompt, which does not wait for the candidates.
     #[default]
     Labels,
+    /// All other labels, in proportion to their clicks: what a reward model is trained against. A label
+    /// that everybody clicks has to be better than others that everybody clicks.
+    Clicked,
     /// The other candidates: for label sets of hundreds and more. The model looks at the candidates
     /// alone.
     Candidates,
@@ -129,7 +132,9 @@ impl Operator for Scorer {
         let prior = fit_prior(graph, labels, model.base().clone(), neutral);
         let [novel, prompts] = [0, 1].map(|at| inputs.inputs[at].leaf);
         match self.against {
-            Against::Labels => against_labels(parts, graph, [novel, prompts], labels, prior, &model),
+            Against::Labels | Against::Clicked => {
+                self.against_labels(parts, graph, [novel, prompts], labels, prior, &model)
+            }
             Against::Candidates => against_candidates(parts, graph, [novel, prompts], prior, &model),
         }
     }
@@ -145,32 +150,41 @@ impl Parts {
     }
 }
 
-fn against_labels(
-    parts: Parts,
-    graph: &mut Graph,
-    [novel, prompts]: [LeafId; 2],
-    labels: Fitted<CategoryTable>,
-    prior: Fitted<LabelPrior>,
-    model: &Served,
-) -> LeafId {
-    let Parts { recent, candidates, .. } = parts;
-    let requests = graph.map("requests", prompts, move |key, row, out| {
-        out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
-        Ok(())
-    });
-    let answers =
-        graph.infer_with("answers", requests, &model.artifacts(&[labels.leaf()]), ScoreLabels(model.clone()));
-    let rates = graph.map_with("rates", answers, prior, |prior, key, row, out| {
-        let rates = win_rates(&prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?));
-        let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
-        out.push((key.clone(), Row::from([Value::list(cells)])));
-        Ok(())
-    });
-    graph.join("", novel, rates, move |key, novel, rates, out| {
-        let scored =
-            rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
-        out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
-    })
+impl Scorer {
+    fn against_labels(
+        &self,
+        parts: Parts,
+        graph: &mut Graph,
+        [novel, prompts]: [LeafId; 2],
+        labels: Fitted<CategoryTable>,
+        prior: Fitted<LabelPrior>,
+        model: &Served,
+    ) -> LeafId {
+        let Parts { recent, candidates, .. } = parts;
+        let requests = graph.map("requests", prompts, move |key, row, out| {
+            out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
+            Ok(())
+        });
+        let answers = graph.infer_with(
+            "answers",
+            requests,
+            &model.artifacts(&[labels.leaf()]),
+            ScoreLabels(model.clone()),
+        );
+        let clicked = self.against == Against::Clicked;
+        let rates = graph.map_with("rates", answers, prior, move |prior, key, row, out| {
+            let scores = prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?);
+            let rates = win_rates(&scores, &if clicked { prior.shares() } else { even(scores.len()) });
+            let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
+            out.push((key.clone(), Row::from([Value::list(cells)])));
+            Ok(())
+        });
+        graph.join("", novel, rates, move |key, novel, rates, out| {
+            let scored =
+                rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
+            out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
+        })
+    }
 }
 
 fn against_candidates(
@@ -204,7 +218,8 @@ fn against_candidates(
     graph.join("", novel, answers, move |key, novel, answer, out| {
         let scores: Vec<(Value, f32)> =
             answer[0].as_list().unwrap_or_default().iter().filter_map(score).collect();
-        let rates = win_rates(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>());
+        let rates =
+            win_rates(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>(), &even(scores.len()));
         let rates: Vec<Value> =
             scores.into_iter().zip(rates).map(|((name, _), rate)| scored(name, rate)).collect();
         let scored = rate(novel[candidates].as_list().unwrap_or_default(), &rates);

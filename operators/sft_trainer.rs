@@ -7,35 +7,28 @@
 //! leaves out. Equal prompts are one example, whose target is the share of each label: the gradient
 //! is the same and the network runs once.
 
-mod examples;
 mod objective;
 
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use self::{
-    examples::{Asked, Making, Prompted},
-    objective::Sft,
-};
+use self::objective::Sft;
 use crate::{
-    category_map::{CategoryTable, domain_of},
     chat::spoken,
-    click_filter::item_place,
     label_policy::{LabelPrior, fit_prior},
     language_model::LanguageModel,
-    lm::{LabelTrie, LmError, LocalModel, Lora},
+    lm::LabelTrie,
+    next_clicks::{Asked, NextClicks, Prompted, Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problem, Problems},
-    row::{Row, Value},
-    schema::{Column, Schema, Type},
+    schema::Schema,
     served::{ModelVersion, VERSION},
-    shape::{CallError, Graph, LeafId, Loaded, Shape, Snapshot, Watch, present},
+    shape::{CallError, Graph, LeafId, Loaded, Snapshot, Watch, present},
     tuning::{
         baselines::{Baseline, Click, Kind},
-        trainer::{Checkpoint, Objective, Trainer},
         training::Training,
+        version::{Making, figures, figures_schema},
     },
 };
 
@@ -64,57 +57,26 @@ pub struct SftTrainer {
     pub training: Training,
 }
 
-/// Which clicks are predicted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Targets {
-    /// Those on a label that the user had not met in the whole history before.
-    #[default]
-    Novel,
-    /// All.
-    All,
-}
-
-fn min_history() -> u64 {
+pub(crate) fn min_history() -> u64 {
     2
 }
 
-fn held_out() -> f64 {
+pub(crate) fn held_out() -> f64 {
     0.1
 }
 
 impl SftTrainer {
+    fn which(&self) -> Which {
+        let SftTrainer { targets, last, min_history, held_out, .. } = *self;
+        Which { targets, last, min_history, masked: true, held_out, seed: self.training.seed }
+    }
+
     /// The place of the item in an event.
     fn parts(&self, inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
         let mut problems = Problems::default();
-        problems.take(inputs.at_most(3));
-        problems.take(inputs.updated());
-        problems.require(self.last > 0, || Problem::with("last", "must be at least 1"));
-        problems.require((0.0..1.0).contains(&self.held_out), || {
-            Problem::with("held_out", "must be at least 0 and below 1")
-        });
         self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
-        if let Some(labels) = problems.take(inputs.relation(1, "a category_map of labels")) {
-            let own = domain_of(&labels.schema, "categories");
-            problems.require(own.as_deref() == Some(labels.name.as_str()), || {
-                Problem::input(1, format!("`{}` does not define labels", labels.name))
-                    .help("name a category_map")
-            });
-        }
-        if let Some(prompts) = problems.take(inputs.relation(2, "a prompt_builder")) {
-            let folded = prompts.schema.notes.get("recents_of");
-            let events = inputs.inputs.first().map(|events| &events.name);
-            problems.require(folded.is_some() && folded == events, || {
-                let events = events.map_or("", String::as_str);
-                Problem::input(
-                    2,
-                    format!("the prompts of `{}` are not written from `{events}`", prompts.name),
-                )
-                .help("name a prompt_builder over recent_categories of the same events")
-            });
-        }
-        let place = item_place(inputs).map_err(|more| more.into_iter().for_each(|p| problems.push(p))).ok();
-        problems.finish(place)
+        let item = self.which().check(inputs, &mut problems);
+        problems.finish(item)
     }
 }
 
@@ -132,29 +94,20 @@ impl Operator for SftTrainer {
         let (Ok(item), Ok(model)) = (self.parts(inputs), inputs.updated()) else {
             unreachable!("checked by output")
         };
-        let [events, labels, prompts] = [0, 1, 2].map(|at| &inputs.inputs[at]);
-        let (Some(table), Some(recipe)) =
-            (graph.labels_of::<CategoryTable>(&labels.name), graph.recipe_of(&prompts.name).cloned())
-        else {
-            unreachable!("the inputs are a category_map and a prompt_builder")
-        };
-        let Shape::Fold { dim, kernel, .. } = graph.leaves[recipe.recents.0].shape.clone() else {
-            unreachable!("recent interests that name their events are folded")
-        };
-        let neutral = prompts.schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
-        let prior = fit_prior(graph, table, model.clone(), neutral);
-        let relations = [events.leaf, labels.leaf, recipe.groups.0, recipe.profiles.0];
-        let relations: Vec<LeafId> = relations.into_iter().chain(dim.map(|(leaf, _)| leaf)).collect();
+        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, inputs, graph, |_| ());
+        let neutral = inputs.inputs[2].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
+        let prior = fit_prior(graph, labels, model.clone(), neutral);
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let recents = prompts.schema.notes.get("recents_by").cloned().unwrap_or_default();
-        let logic = format!("sft_trainer/1 {} {parameters} {} {recents}", model.digest(), recipe.logic);
-        let dim = dim.map(|(_, place)| place);
-        let making = Making { how: self.clone(), item, recipe, recents: kernel, dim };
-        let job = Job { making, model: model.clone() };
+        let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
+        let job = Arc::new(Job { clicks, training: self.training.clone(), model: model.clone() });
+        let priced = job.clone();
         let fitted =
             graph.long_fit(VERSION, &relations, &[prior.leaf()], logic, move |inputs, read, watch| {
                 job.train(inputs, read, watch)
             });
+        graph.priced(fitted, move |inputs, read| {
+            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
+        });
         graph.publish_version(fitted);
         graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
             out.extend(version.adapter().map(figures).unwrap_or_default());
@@ -168,25 +121,6 @@ impl Described for SftTrainer {
     const EXAMPLE: &'static str = include_str!("examples/sft_trainer.yaml");
 }
 
-/// The columns of the figures of training.
-fn figures_schema() -> Schema {
-    let key = [Column::new("step", Type::U64), Column::new("figure", Type::Text)];
-    Schema::new(key, [Column::new("value", Type::F64)])
-}
-
-/// The figures of training that an adapter remembers.
-fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
-    let steps = adapter.lineage()["log"].as_array().into_iter().flatten();
-    let rows = (1..).zip(steps).flat_map(|(step, figures)| {
-        let figures = figures.as_object().into_iter().flatten();
-        figures.filter_map(move |(name, value)| {
-            let key = Row::from([Value::U64(step), Value::text(name)]);
-            Some((key, Row::from([Value::float(value.as_f64()?)])))
-        })
-    });
-    rows.collect()
-}
-
 /// What counting makes of users who were kept out.
 fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2] {
     let [train, held] = [train, held].map(|of| of.values().map(Asked::click).collect::<Vec<Click<'_>>>());
@@ -196,7 +130,8 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
 
 /// Training, with all it needs beside the data.
 struct Job {
-    making: Making,
+    clicks: NextClicks,
+    training: Training,
     model: Arc<dyn LanguageModel>,
 }
 
@@ -209,9 +144,8 @@ impl Job {
     ) -> Result<ModelVersion, CallError> {
         let prior = present::<LabelPrior>(read.first())?;
         let network = self.model.network()?;
-        let failed = |error: LmError| CallError::Failed(error.to_string());
-        let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(failed)?;
-        let [train, held] = self.making.examples(inputs, prior)?;
+        let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
+        let [train, held] = self.clicks.examples(inputs, prior)?;
         if train.is_empty() {
             return Err(
                 "no user clicked a label that could be predicted; `targets: all` predicts more".into()
@@ -219,34 +153,8 @@ impl Job {
         }
         let counted = counted(&train, &held);
         let [train, held] = [train, held].map(|examples| Sft::new(&trie, prior, examples));
-        let training = &self.making.how.training;
-        let kept = watch.kept()?;
-        let mut trainer = Trainer::new(training, &train, &network, kept.as_deref()).map_err(failed)?;
-        let untuned = held.log_likelihood(&trainer, &trainer.untuned()).map_err(failed)?;
-        trainer.run(watch)?;
-        let tuned = held.log_likelihood(&trainer, &trainer.checkpoint().values).map_err(failed)?;
-        let held_out = [("held_out", tuned), ("held_out_untuned", untuned)].into_iter().chain(counted);
-        self.version(&network, &trainer, &train, held_out).map_err(failed)
-    }
-
-    /// The trained version, with where it comes from.
-    fn version(
-        &self,
-        network: &LocalModel,
-        trainer: &Trainer<'_>,
-        data: &Sft<'_>,
-        held_out: impl Iterator<Item = (&'static str, Option<f64>)>,
-    ) -> Result<ModelVersion, LmError> {
-        let Checkpoint { values, log, .. } = trainer.checkpoint();
-        let mut log = log.clone();
-        if let Some(last) = log.last_mut() {
-            last.extend(held_out.filter_map(|(name, figure)| Some((name.to_string(), figure?))));
-        }
-        let lineage = json!({
-            "operator": SftTrainer::NAME, "base": self.model.digest(), "parent": null, "data": data.digest(),
-            "prompts": data.examples().len(), "training": self.making.how.training, "log": log,
-        });
-        let lora = network.adapter(self.making.how.training.lora(), values, lineage)?;
-        Ok(ModelVersion::of(lora))
+        let (operator, model, training) = (SftTrainer::NAME, &self.model, &self.training);
+        let making = Making { operator, model, network: &network, training };
+        making.version(&train, &|trainer, values| held.log_likelihood(trainer, values), &counted, watch)
     }
 }

@@ -7,7 +7,7 @@
 use std::{any::Any, fmt, sync::Arc};
 
 pub use crate::{
-    fitting::{Artifact, FitKernel, LoadKernel, Progress, Snapshot, Watch},
+    fitting::{Artifact, FitCost, FitKernel, LoadKernel, PriceKernel, Progress, Snapshot, Watch},
     graph::{Fitted, Graph, Leaf, present},
 };
 use crate::{
@@ -211,6 +211,8 @@ pub enum Shape {
         logic: String,
         /// Whether `plan` may run it.
         cheap: bool,
+        /// What `plan` says of it otherwise.
+        price: Option<PriceKernel>,
     },
 }
 

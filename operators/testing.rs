@@ -6,6 +6,7 @@ use crate::{
     language_model::{Answered, LanguageModel, Writing, Written},
     row::{Row, Value},
     shape::{CallError, Cost, Counts, Event, FoldKernel},
+    tuning::trainer::{Objective, Told},
 };
 
 /// A language model that writes the prompt itself, each in one token, and ends only the first.
@@ -87,4 +88,20 @@ pub fn value() -> impl Strategy<Value = Value> {
 /// Any row.
 pub fn row() -> impl Strategy<Value = Row> {
     prop::collection::vec(value(), 0..4).prop_map(Row::new)
+}
+
+/// Holds the gradient of an objective against differences of its value.
+pub(crate) fn slopes_are_those_of_differences(objective: &dyn Objective, example: usize, scores: &[f64]) {
+    const STEP: f64 = 1e-6;
+    let value = |scores: &[f64]| objective.loss(example, scores, &mut Told::default()).value;
+    let gradient = objective.loss(example, scores, &mut Told::default()).gradient;
+    for (at, slope) in gradient.iter().enumerate() {
+        let moved = |by: f64| {
+            let mut scores = scores.to_vec();
+            scores[at] += by;
+            value(&scores)
+        };
+        let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+        assert!((slope - difference).abs() < 1e-7, "label {at}: {slope} against {difference}");
+    }
 }

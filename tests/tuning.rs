@@ -10,7 +10,7 @@ use std::{path::Path, process::Command};
 use coea_engine::{
     models::RealModels,
     oracle::{self, Calls},
-    runtime::{driver::Options, versions::want},
+    runtime::{driver::Options, report::Report, versions::want},
     state::{State, manifest::Manifest, tables::Tables},
     testing::Bench,
     verify,
@@ -115,16 +115,47 @@ fn a_first_plan_neither_trains_nor_writes() {
 }
 
 #[test]
-fn another_way_of_training_is_another_version() {
+fn another_way_of_training_is_another_version_and_has_its_price() {
     let one = bench(TUNED).unwrap();
-    one.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let training = |report: &Report| report.nodes.iter().find_map(|node| node.training).unwrap();
+    let first = one.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let (cost, seconds) = training(&first);
+    assert!(cost.prompts > 2 && cost.steps == 2 * cost.prompts.div_ceil(2) && seconds > 0.0, "{cost:?}");
     let changed = pipeline(&TUNED.replace("rank: 2", "rank: 3"));
     std::fs::write(one.path("pipeline.yaml"), changed).unwrap();
     let before = version(&one, "s");
     let two = one.with_models(&RealModels::default()).unwrap();
-    two.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let plan =
+        two.epoch("s", Options { dry: true, resolve: true, workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(training(&plan).0, cost, "as many examples, and twice each");
+    assert!((training(&plan).1 - seconds).abs() < 1e-9, "at the pace of the first time");
+    let run = two.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(training(&run).0, cost);
     assert_ne!(version(&two, "s"), before);
     check(&two, "s");
+}
+
+#[test]
+fn a_relevance_model_that_was_trained_judges_otherwise() {
+    let judged = "  judged:
+    { op: reward_trainer, in: [events, label, prompt], updates: relevance, with: { template: relevance.jinja, last: 2, held_out: 0.6, training: { rank: 2, batch: 2, epochs: 2, learning_rate: 0.02 } } }
+";
+    let (plain, trained) = (bench("").unwrap(), bench(judged).unwrap());
+    for bench in [&plain, &trained] {
+        bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    }
+    check(&trained, "s");
+    assert_eq!(rows(&plain, "s", "novel"), rows(&trained, "s", "novel"));
+    assert_ne!(rows(&plain, "s", "scored"), rows(&trained, "s", "scored"));
+    let figures = rows(&trained, "s", "judged");
+    for figure in ["ranked", "held_out", "held_out_untuned", "held_out_popularity", "held_out_markov"] {
+        assert!(figures.iter().any(|row| row.contains(&format!("\"{figure}\""))), "{figure}: {figures:?}");
+    }
+    let wrong = bench(&judged.replace("updates: relevance", "updates: novelty")).err().unwrap();
+    assert!(wrong.contains("makes no versions of `novelty`, a language_model"), "{wrong}");
+    // Another template is another model.
+    let other = bench(&judged.replace("relevance.jinja", "novelty2.jinja"));
+    assert!(other.err().unwrap().contains("cannot read"));
 }
 
 /// The digest of the model without an adapter.

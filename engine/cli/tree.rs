@@ -85,6 +85,19 @@ pub fn waiting(report: &Report) -> String {
     waiting.map(line).collect()
 }
 
+/// What training a model takes.
+fn training(dry: bool, node: &NodeReport) -> Option<String> {
+    let (cost, seconds) = node.training?;
+    let (steps, prompts, tokens) = (cost.steps, cost.prompts, cost.prompt_tokens);
+    let verb = if dry { "trains" } else { "trained" };
+    let time = match (dry, seconds > 0.0) {
+        (true, true) => format!("about {seconds:.1} s"),
+        (true, false) => "in a time that no run has measured yet".to_string(),
+        (false, _) => format!("{seconds:.1} s"),
+    };
+    Some(format!("{} {verb} {steps} steps on {prompts} prompts, {tokens} prompt tokens, {time}\n", node.node))
+}
+
 fn summary(report: &Report) -> String {
     let language = report.nodes.iter().filter(|node| node.language);
     let (mut calls, mut computed, mut reused, mut written, mut seconds) = (0, 0, 0, 0, 0.0);
@@ -108,7 +121,9 @@ fn summary(report: &Report) -> String {
         true => format!(", about {seconds:.1} s"),
         false => format!(", {seconds:.1} s"),
     };
-    let mut out = format!(
+    let mut out: String = report.nodes.iter().filter_map(|node| training(report.dry, node)).collect();
+    let _ = write!(
+        out,
         "{calls} language-model calls, {computed} prompt tokens ({reused} more reused){written}{time}"
     );
     if let Some((money, currency)) = report.money() {

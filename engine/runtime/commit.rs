@@ -225,6 +225,11 @@ impl Driver<'_> {
             known.calls += report.calls;
             known.seconds += report.seconds;
         }
+        for (leaf, (cost, seconds)) in &self.epoch.training {
+            let known = manifest.training.entry(self.plan.leaves[*leaf].node.clone()).or_default();
+            known.calls += cost.steps;
+            known.seconds += seconds;
+        }
         self.note_versions(&mut manifest);
         manifest.taken = self.taken();
         manifest.dead_letters += self.epoch.inputs.iter().map(|input| input.rejected).sum::<u64>();

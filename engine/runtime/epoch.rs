@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use coea_operators::shape::{Cost, LeafId};
+use coea_operators::shape::{Cost, FitCost, LeafId};
 
 use super::{fold::Update, render::Channel};
 use crate::{connectors::DeadLetter, state::memo::MemoKey};
@@ -57,6 +57,8 @@ pub(super) struct Epoch {
     pub recording: bool,
     /// Whether another version of a model was put in use.
     pub promoted: bool,
+    /// What fits took, or will take, that tell it; with the seconds it was.
+    pub training: BTreeMap<LeafId, (FitCost, f64)>,
     /// What came in.
     pub inputs: Vec<InputReport>,
     /// Records that did not parse.
@@ -87,6 +89,7 @@ impl Epoch {
             now,
             recording,
             promoted: false,
+            training: BTreeMap::new(),
             inputs: Vec::new(),
             dead: Vec::new(),
             offsets: BTreeMap::new(),

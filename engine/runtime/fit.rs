@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use coea_operators::{
     ordered::encode_row,
     row::Row,
-    shape::{CallError, LeafId, Loaded, Progress, Shape, Snapshot, Watch},
+    shape::{CallError, FitCost, LeafId, Loaded, Progress, Shape, Snapshot, Watch},
 };
 
 use super::{
@@ -79,7 +79,7 @@ impl Driver<'_> {
 
     fn fit(&mut self, leaf: LeafId) -> Result<bool, RunError> {
         let plan = self.plan.clone();
-        let Shape::Fit { inputs, artifacts, kernel, cheap, .. } = &plan.leaves[leaf].shape else {
+        let Shape::Fit { inputs, artifacts, kernel, cheap, price, .. } = &plan.leaves[leaf].shape else {
             return Ok(false);
         };
         let snapshots =
@@ -88,29 +88,37 @@ impl Driver<'_> {
             artifacts.iter().filter_map(|artifact| self.fitted.get(artifact).cloned()).collect();
         let logic = fit_logic(&plan, leaf);
         let identity = identity(&logic, &snapshots, &read);
+        let node = &plan.leaves[leaf].node;
+        let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
+        let loaded = || -> Result<Vec<Loaded>, RunError> {
+            let loaded = read.iter().map(|artifact| self.artifacts.get(&artifact.digest));
+            loaded.collect::<Result<_, _>>().map_err(|cause| RunError::call(node, cause))
+        };
         let bytes = match self.state.memo.fitted(&identity)? {
             Some(bytes) => bytes,
             None if self.options.dry && !cheap => {
+                if let Some(price) = price {
+                    let cost = price(&views, &loaded()?).map_err(|error| RunError::call(node, error))?;
+                    self.epoch.training.insert(leaf, (cost, 0.0));
+                }
                 self.unfit.insert(leaf);
                 return Ok(false);
             }
             None => {
-                let node = &plan.leaves[leaf].node;
-                let loaded: Vec<Loaded> = read
-                    .iter()
-                    .map(|artifact| self.artifacts.get(&artifact.digest))
-                    .collect::<Result<_, _>>()
-                    .map_err(|cause| RunError::call(node, cause))?;
-                let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
-                let what = format!("fit {}", plan.leaf_name(leaf));
-                let mut watched = Watched {
-                    listener: self.listener,
-                    what: &what,
-                    memo: (!self.options.dry).then_some(&self.state.memo),
-                    identity: &identity,
-                    since: Instant::now(),
+                let (what, loaded) = (format!("fit {}", plan.leaf_name(leaf)), loaded()?);
+                let cost = match price {
+                    Some(price) => price(&views, &loaded).map_err(|error| RunError::call(node, error))?,
+                    None => FitCost::default(),
                 };
-                kernel(&views, &loaded, &mut watched).map_err(|error| RunError::call(node, error))?
+                let (listener, identity, now) = (self.listener, &identity, Instant::now());
+                let memo = (!self.options.dry).then_some(&self.state.memo);
+                let mut watched = Watched { listener, what: &what, memo, identity, since: now };
+                let bytes =
+                    kernel(&views, &loaded, &mut watched).map_err(|error| RunError::call(node, error))?;
+                if price.is_some() {
+                    self.epoch.training.insert(leaf, (cost, now.elapsed().as_secs_f64()));
+                }
+                bytes
             }
         };
         let digest = match self.options.dry {
@@ -121,6 +129,15 @@ impl Driver<'_> {
         let epoch = self.manifest.epoch + 1;
         self.adopt(leaf, ArtifactState { digest, logic, epoch }, &bytes)?;
         Ok(true)
+    }
+
+    /// What the fits of a node took, or by the pace of earlier ones will take.
+    pub(super) fn training(&self, node: &str) -> Option<(FitCost, f64)> {
+        let own = |(leaf, _): &(&LeafId, _)| self.plan.leaves[**leaf].node == node;
+        let (_, (cost, seconds)) = self.epoch.training.iter().find(own)?;
+        let known = self.manifest.training.get(node).filter(|known| self.options.dry && known.calls > 0);
+        let foreseen = known.map(|known| known.seconds / known.calls as f64 * cost.steps as f64);
+        Some((*cost, foreseen.unwrap_or(*seconds)))
     }
 
     fn snapshot(&self, input: LeafId) -> Result<Rows, RunError> {

@@ -1,12 +1,13 @@
 //! What `plan` and `run` say of an epoch: the same for both.
 
 mod document;
+mod moved;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use coea_operators::{
     row::Row,
-    shape::{LeafId, Shape},
+    shape::{FitCost, LeafId, Shape},
 };
 
 use super::{
@@ -75,6 +76,8 @@ pub struct NodeReport {
     pub changed_basis: Basis,
     /// Keys that vanish.
     pub gone: u64,
+    /// What training its model took, or will take, with the seconds, where they are known.
+    pub training: Option<(FitCost, f64)>,
 }
 
 /// An epoch, done or foreseen.
@@ -129,6 +132,7 @@ impl Driver<'_> {
                 calls_basis: Basis::Exact,
                 changed_basis: Basis::Exact,
                 gone: change.gone,
+                training: self.training(&node.name),
             };
             self.bound(node.leaf, &infers, &unresolved, &nodes, &mut report);
             nodes.push(report);
@@ -162,6 +166,7 @@ impl Driver<'_> {
             calls_basis: Basis::Exact,
             changed_basis: Basis::Exact,
             gone: 0,
+            training: None,
         });
         Report {
             dry: self.options.dry,
@@ -243,32 +248,6 @@ impl Driver<'_> {
         let Shape::Infer { requests, .. } = &self.plan.leaves[leaf].shape else { return 0 };
         let seen = self.epoch.updates.get(&super::render::Channel::Rows(*requests));
         seen.map_or(0, |rows| rows.iter().map(|(_, diff)| *diff).sum::<i64>().max(0) as u64)
-    }
-
-    fn spec_changes(&self) -> Vec<(String, &'static str)> {
-        if self.manifest.epoch == 0 {
-            return Vec::new();
-        }
-        let known = &self.manifest.nodes;
-        let mut changes: Vec<(String, &'static str)> = Vec::new();
-        for node in &self.plan.nodes {
-            match known.get(&node.name) {
-                None => changes.push((node.name.clone(), "added")),
-                Some(old) if old.logic != node.logic => changes.push((node.name.clone(), "logic")),
-                Some(old) if old.lineage != self.plan.lineage[node.leaf] => {
-                    changes.push((node.name.clone(), "upstream"));
-                }
-                Some(_) => {}
-            }
-            let promoted =
-                |leaf: &String| leaf.strip_prefix(&node.name).is_some_and(|rest| rest.starts_with('/'));
-            if self.epoch.promoted && self.manifest.wanted.keys().any(promoted) {
-                changes.push((node.name.clone(), "version"));
-            }
-        }
-        let gone = known.keys().filter(|name| !name.contains('/') && self.plan.node(name).is_none());
-        changes.extend(gone.map(|name| (name.clone(), "removed")));
-        changes
     }
 }
 

@@ -75,6 +75,9 @@ pub struct Manifest {
     pub wanted: BTreeMap<String, String>,
     /// Model answers per second, by node.
     pub throughput: BTreeMap<String, Throughput>,
+    /// Steps of training per second, by node.
+    #[serde(default)]
+    pub training: BTreeMap<String, Throughput>,
     /// Records that did not parse, over all epochs.
     pub dead_letters: u64,
     /// Rows inserted and retracted by all sources, over all epochs; the clock of `after: { events }`,

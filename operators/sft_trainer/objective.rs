@@ -3,10 +3,10 @@
 //! Decision: the policy that is trained is the one that is served: label prior subtracted, recent
 //! interests ruled out, temperature 1.
 
-use super::examples::{Asked, Prompted};
 use crate::{
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
+    next_clicks::{Asked, Prompted},
     tuning::{
         loss::{Loss, cross_entropy, log_softmax},
         trainer::{Objective, Told, Trainer},
@@ -55,19 +55,6 @@ impl<'a> Sft<'a> {
         }
         Ok(told.mean("log_likelihood"))
     }
-
-    /// What names the examples.
-    pub(super) fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for ((prompt, clicks), (_, target)) in self.examples.iter().zip(&self.asked) {
-            hasher.update(prompt.as_bytes());
-            hasher.update(&clicks.to_le_bytes());
-            target.iter().for_each(|share| {
-                hasher.update(&share.to_le_bytes());
-            });
-        }
-        hasher.finalize().to_hex().to_string()
-    }
 }
 
 impl Objective for Sft<'_> {
@@ -77,6 +64,10 @@ impl Objective for Sft<'_> {
 
     fn examples(&self) -> &[(String, f64)] {
         &self.examples
+    }
+
+    fn target(&self, example: usize) -> &[f64] {
+        &self.asked[example].1
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {
@@ -91,5 +82,38 @@ impl Objective for Sft<'_> {
             .filter(|(_, allowed)| !**allowed)
             .for_each(|(slope, _)| *slope = 0.0);
         loss
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::slopes_are_those_of_differences;
+
+    #[test]
+    fn the_loss_falls_as_its_gradient_says_and_ignores_what_is_ruled_out() {
+        let trie = LabelTrie::from_paths(vec![vec![1], vec![2], vec![3], vec![4]], 9).unwrap();
+        let names = ["a", "b", "c", "d"].map(str::to_string).to_vec();
+        let prior = LabelPrior {
+            parts: vec![vec![]; 4],
+            labels: names,
+            prior: vec![-1.0, -2.0, -0.5, -3.0],
+            clicks: vec![1; 4],
+        };
+        let asked = Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true, true, false, true],
+            clicked: vec![3.0, 1.0, 0.0, 0.0],
+        };
+        let sft = Sft::new(&trie, &prior, Prompted::from([("p".to_string(), asked)]));
+        let scores = [-1.5, -0.3, 4.0, -2.0];
+        slopes_are_those_of_differences(&sft, 0, &scores);
+        let loss = sft.loss(0, &scores, &mut Told::default());
+        assert_eq!(loss.gradient[2], 0.0);
+        // s = −0.5, 1.7, –, 1: the policy is their softmax, the prior subtracted.
+        let sum = (-0.5f64).exp() + 1.7f64.exp() + 1f64.exp();
+        let expected = -(0.75 * (-0.5 - sum.ln()) + 0.25 * (1.7 - sum.ln()));
+        assert!((loss.value - expected).abs() < 1e-6, "{} {expected}", loss.value);
     }
 }

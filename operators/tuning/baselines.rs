@@ -76,6 +76,11 @@ impl Baseline {
         self.likelihood(clicks, self.strength, false)
     }
 
+    /// The probability of each label, over those that are allowed.
+    pub fn chances(&self, click: &Click<'_>) -> Vec<f64> {
+        self.smoothed(click, self.strength, None)
+    }
+
     fn conditions(&self, click: &Click<'_>) -> Vec<Condition> {
         match self.kind {
             Kind::GroupPopularity => vec![Condition::Group(click.group.to_string())],
@@ -92,7 +97,7 @@ impl Baseline {
         for click in clicks {
             for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
                 let own = out.then_some(label);
-                let chances = self.chances(click, strength, own);
+                let chances = self.smoothed(click, strength, own);
                 sum += count * chances[label].ln();
                 weight += count;
             }
@@ -100,8 +105,8 @@ impl Baseline {
         (weight > 0.0).then(|| sum / weight)
     }
 
-    /// The probability of each label, over those that are allowed; `own` is a click that does not count.
-    fn chances(&self, click: &Click<'_>, strength: f64, own: Option<usize>) -> Vec<f64> {
+    /// As [`Baseline::chances`], under some smoothing; `own` is a click that does not count.
+    fn smoothed(&self, click: &Click<'_>, strength: f64, own: Option<usize>) -> Vec<f64> {
         let even = vec![1.0 / self.all.len() as f64; self.all.len()];
         let all = smoothed(Some(&self.all), &even, strength, own);
         let under =
@@ -166,7 +171,7 @@ mod tests {
         let by_recent = [click("a", &war, &rows[0]), click("a", &drama, &rows[1])];
         let chance = |kind, train: &[Click<'_>], of: &Click<'_>| {
             let fitted = Baseline::fit(kind, train);
-            fitted.chances(of, fitted.strength, None)[0]
+            fitted.chances(of)[0]
         };
         assert!(chance(Kind::GroupPopularity, &by_group, &by_group[0]) > 0.7);
         assert!(chance(Kind::GroupPopularity, &by_group, &by_group[1]) < 0.2);
@@ -185,7 +190,7 @@ mod tests {
         let rows = [[3.0, 4.0, 1.0]];
         let fitted = Baseline::fit(Kind::Markov, &[click("a", &war, &rows[0])]);
         let allowed = [true, false, true];
-        let chances = fitted.chances(&Click { allowed: &allowed, ..click("a", &war, &rows[0]) }, 1.0, None);
+        let chances = fitted.chances(&Click { allowed: &allowed, ..click("a", &war, &rows[0]) });
         assert_eq!(chances[1], 0.0);
         assert!((chances.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }

@@ -9,3 +9,4 @@ pub mod trainer;
 #[cfg(test)]
 mod trainer_tests;
 pub mod training;
+pub(crate) mod version;

@@ -12,10 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{loss::Loss, training::Training};
 use crate::{
     lm::{Batch, LabelTrie, LmError, LocalModel, Tuner},
-    nn::{
-        adamw::{AdamW, clip},
-        random::Stream,
-    },
+    nn::adamw::{AdamW, clip},
     shape::{CallError, Progress, Watch},
 };
 
@@ -29,6 +26,9 @@ pub trait Objective {
 
     /// The prompts, and how much each counts; of a prompt that occurs twice, twice as much.
     fn examples(&self) -> &[(String, f64)];
+
+    /// The share that each label has of what was right after an example.
+    fn target(&self, example: usize) -> &[f64];
 
     /// The loss of an example, and how it moves with the log-probability of each label; says what
     /// else a person wants to know.
@@ -108,9 +108,7 @@ impl<'a> Trainer<'a> {
             let reason = "there is nothing to train on".to_string();
             return Err(LmError::Tuning { parameter: "examples".to_string(), reason });
         }
-        let mut order: Vec<usize> = (0..examples.len()).collect();
-        Stream::new(training.seed, "batches", &[]).shuffle(&mut order);
-        let members: Vec<Vec<usize>> = order.chunks(training.batch).map(<[usize]>::to_vec).collect();
+        let members = training.members(examples.len());
         let begin = || Checkpoint {
             values: tuner.layout().initial(training.seed),
             optimiser: AdamW::new(tuner.layout()),

@@ -52,6 +52,10 @@ impl Objective for Right {
         &self.examples
     }
 
+    fn target(&self, _: usize) -> &[f64] {
+        &[]
+    }
+
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {
         let policy = log_softmax(scores, &[true; LABELS.len()]);
         let best = (0..policy.len()).max_by(|a, b| policy[*a].total_cmp(&policy[*b]));

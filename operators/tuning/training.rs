@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{lm::LoraSettings, nn::random::Stream, operator::Problem};
+use crate::{lm::LoraSettings, nn::random::Stream, operator::Problem, shape::FitCost};
 
 /// How an adapter is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -112,6 +112,21 @@ impl Training {
         let done = (step as f64 + 0.5) / steps as f64;
         let rising = if self.warmup > 0.0 { done / self.warmup } else { 1.0 };
         self.learning_rate * rising.min((1.0 - done) / (1.0 - self.warmup)).min(1.0)
+    }
+
+    /// The examples of each batch.
+    pub(super) fn members(&self, examples: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..examples).collect();
+        Stream::new(self.seed, "batches", &[]).shuffle(&mut order);
+        order.chunks(self.batch).map(<[usize]>::to_vec).collect()
+    }
+
+    /// What training on prompts of so many tokens will take.
+    pub fn cost(&self, tokens: &[u64]) -> FitCost {
+        let (members, steps) = (self.members(tokens.len()), self.steps(tokens.len()));
+        let batches = (0..steps).flat_map(|step| self.batches_of(step, tokens.len()));
+        let prompt_tokens = batches.flat_map(|place| &members[place]).map(|example| tokens[*example]).sum();
+        FitCost { steps, prompts: tokens.len() as u64, prompt_tokens }
     }
 
     /// The batches of a step, by their place.

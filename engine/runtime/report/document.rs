@@ -93,5 +93,13 @@ fn node_json(node: &NodeReport) -> Json {
         report["money"] = json!(money);
         report["currency"] = json!(currency);
     }
+    if let Some((cost, seconds)) = &node.training {
+        report["training"] = json!({
+            "steps": cost.steps,
+            "prompts": cost.prompts,
+            "prompt_tokens": cost.prompt_tokens,
+            "seconds": round(*seconds),
+        });
+    }
     report
 }

@@ -1,57 +1,160 @@
-//! Examples for supervised tuning: what serving would have asked just before each click.
+//! Examples for training: what users clicked next, and what serving would have asked just before.
 //!
 //! Decision: an example is found by walking each history once with nothing but what came before, so
-//! that no later event can reach a prompt or a target by construction.
+//! that no later event can reach a prompt or a target by construction. Group and profile are as they
+//! were fitted: an event that is predicted must be newer than what they were fitted on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{SftTrainer, Targets};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::{
+    category_map::{CategoryTable, domain_of},
+    click_filter::item_place,
     label_policy::{LabelPrior, allowed},
+    language_model::LanguageModel,
     nn::random::Stream,
+    operator::{Inputs, Problem, Problems},
     ordered::encode_row,
     replay::{PromptRecipe, Prompts, Replayed, histories, table},
     row::Row,
-    shape::{FoldKernel, KernelError, Snapshot},
-    tuning::baselines::Click,
+    shape::{
+        CallError, FitCost, Fitted, FoldKernel, Graph, KernelError, LeafId, Loaded, Shape, Snapshot, present,
+    },
+    tuning::{baselines::Click, training::Training},
 };
 
+/// Which clicks are predicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Targets {
+    /// Those on a label that the user had not met in the whole history before.
+    #[default]
+    Novel,
+    /// All.
+    All,
+}
+
+/// Which clicks become examples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Which {
+    pub(crate) targets: Targets,
+    /// The newest events of each user, which are predicted.
+    pub(crate) last: u64,
+    /// Events a user needs before one that is predicted.
+    pub(crate) min_history: u64,
+    /// Whether labels are ruled out whose interests are all recent, as serving does.
+    pub(crate) masked: bool,
+    /// Share of the users who are kept out of training.
+    pub(crate) held_out: f64,
+    /// Names who they are.
+    pub(crate) seed: u64,
+}
+
+impl Which {
+    /// Checks the parameters, and the inputs: events, a category_map, a prompt_builder. Gives the place of
+    /// the item in an event.
+    pub(crate) fn check(&self, inputs: &Inputs<'_>, problems: &mut Problems) -> Option<usize> {
+        problems.take(inputs.at_most(3));
+        problems.take(inputs.updated());
+        problems.require(self.last > 0, || Problem::with("last", "must be at least 1"));
+        problems.require((0.0..1.0).contains(&self.held_out), || {
+            Problem::with("held_out", "must be at least 0 and below 1")
+        });
+        if let Some(labels) = problems.take(inputs.relation(1, "a category_map of labels")) {
+            let own = domain_of(&labels.schema, "categories");
+            problems.require(own.as_deref() == Some(labels.name.as_str()), || {
+                Problem::input(1, format!("`{}` does not define labels", labels.name))
+                    .help("name a category_map")
+            });
+        }
+        if let Some(prompts) = problems.take(inputs.relation(2, "a prompt_builder")) {
+            let folded = prompts.schema.notes.get("recents_of");
+            let events = inputs.inputs.first().map(|events| &events.name);
+            problems.require(folded.is_some() && folded == events, || {
+                let (prompts, events) = (&prompts.name, events.map_or("", String::as_str));
+                Problem::input(2, format!("the prompts of `{prompts}` are not written from `{events}`"))
+                    .help("name a prompt_builder over recent_categories of the same events")
+            });
+        }
+        item_place(inputs).map_err(|more| more.into_iter().for_each(|p| problems.push(p))).ok()
+    }
+}
+
+/// Examples as a graph makes them.
+pub(crate) struct Wired {
+    pub(crate) clicks: NextClicks,
+    /// The labels that are predicted.
+    pub(crate) labels: Fitted<CategoryTable>,
+    /// What [`NextClicks::examples`] is to be given.
+    pub(crate) relations: Vec<LeafId>,
+    /// What decides the examples beside the relations.
+    pub(crate) logic: String,
+}
+
+/// Wires examples to inputs that [`Which::check`] accepted; `with` may change how prompts are written.
+pub(crate) fn wire(
+    which: Which,
+    item: usize,
+    inputs: &Inputs<'_>,
+    graph: &Graph,
+    with: impl FnOnce(&mut PromptRecipe),
+) -> Wired {
+    let [events, labels, prompts] = [0, 1, 2].map(|at| &inputs.inputs[at]);
+    let (Some(table), Some(mut recipe)) =
+        (graph.labels_of::<CategoryTable>(&labels.name), graph.recipe_of(&prompts.name).cloned())
+    else {
+        unreachable!("the inputs are a category_map and a prompt_builder")
+    };
+    let Shape::Fold { dim, kernel, .. } = graph.leaves[recipe.recents.0].shape.clone() else {
+        unreachable!("recent interests that name their events are folded")
+    };
+    with(&mut recipe);
+    let own = [events.leaf, labels.leaf, recipe.groups.0, recipe.profiles.0];
+    let relations = own.into_iter().chain(dim.map(|(leaf, _)| leaf)).collect();
+    let recents = prompts.schema.notes.get("recents_by").cloned().unwrap_or_default();
+    let logic = format!("{} {recents}", recipe.logic);
+    let clicks = NextClicks { which, item, recipe, recents: kernel, dim: dim.map(|(_, place)| place) };
+    Wired { clicks, labels: table, relations, logic }
+}
+
 /// What examples are made with.
-pub(super) struct Making {
-    pub(super) how: SftTrainer,
+pub(crate) struct NextClicks {
+    which: Which,
     /// The item's place in an event.
-    pub(super) item: usize,
-    pub(super) recipe: PromptRecipe,
-    pub(super) recents: Arc<dyn FoldKernel>,
+    item: usize,
+    recipe: PromptRecipe,
+    recents: Arc<dyn FoldKernel>,
     /// The place in an event of what recent interests look up.
-    pub(super) dim: Option<usize>,
+    dim: Option<usize>,
 }
 
 /// Examples by prompt.
-pub(super) type Prompted = BTreeMap<String, Asked>;
+pub(crate) type Prompted = BTreeMap<String, Asked>;
 
 /// What a prompt says, the labels it may be answered with, and how often each was the answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Asked {
-    pub(super) group: String,
-    pub(super) recent: Vec<String>,
-    pub(super) allowed: Vec<bool>,
-    pub(super) clicked: Vec<f64>,
+pub(crate) struct Asked {
+    pub(crate) group: String,
+    pub(crate) recent: Vec<String>,
+    pub(crate) allowed: Vec<bool>,
+    pub(crate) clicked: Vec<f64>,
 }
 
 impl Asked {
     /// As what counting sees of it.
-    pub(super) fn click(&self) -> Click<'_> {
+    pub(crate) fn click(&self) -> Click<'_> {
         Click { group: &self.group, recent: &self.recent, allowed: &self.allowed, clicked: &self.clicked }
     }
 }
 
-impl Making {
+impl NextClicks {
     /// The examples by prompt: those to train on, and those kept out.
-    pub(super) fn examples(
+    pub(crate) fn examples(
         &self,
         inputs: &[&dyn Snapshot],
         prior: &LabelPrior,
@@ -74,16 +177,29 @@ impl Making {
         Ok(made)
     }
 
+    /// What training on the examples will take.
+    pub(crate) fn cost(
+        &self,
+        inputs: &[&dyn Snapshot],
+        read: &[Loaded],
+        training: &Training,
+        model: &Arc<dyn LanguageModel>,
+    ) -> Result<FitCost, CallError> {
+        let [train, _] = self.examples(inputs, present::<LabelPrior>(read.first())?)?;
+        let tokens = train.keys().map(|prompt| Ok(model.price(std::slice::from_ref(prompt))?.prompt_tokens));
+        Ok(training.cost(&tokens.collect::<Result<Vec<u64>, CallError>>()?))
+    }
+
     /// Whether a user is kept out: by name, whoever else there is.
     fn kept_out(&self, user: &Row) -> bool {
         let name = blake3::hash(&encode_row(user)).to_hex();
-        Stream::new(self.how.training.seed, &format!("held out {name}"), &[]).unit_f64() < self.how.held_out
+        Stream::new(self.which.seed, &format!("held out {name}"), &[]).unit_f64() < self.which.held_out
     }
 }
 
 /// Everything that stands while histories are walked.
 struct Scene<'a> {
-    making: &'a Making,
+    making: &'a NextClicks,
     prior: &'a LabelPrior,
     /// Labels by item.
     labels: BTreeMap<Row, Row>,
@@ -101,7 +217,7 @@ impl Scene<'_> {
     }
 
     fn walk(&self, user: &Row, events: &[(Row, u64)], into: &mut Prompted) -> Result<(), KernelError> {
-        let SftTrainer { last, min_history, targets, .. } = self.making.how;
+        let Which { last, min_history, targets, .. } = self.making.which;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let first = events.len().saturating_sub(size(last)).max(size(min_history));
         let mut met: BTreeSet<usize> = BTreeSet::new();
@@ -133,7 +249,10 @@ impl Scene<'_> {
         let place = self.making.recipe.recents.1;
         // Without recent interests serving asks a key of the group, which no click of a user speaks for.
         let Some(recent) = rows.first().and_then(|row| row[place].as_list()) else { return Ok(()) };
-        let allowed = allowed(self.prior, recent);
+        let allowed = match self.making.which.masked {
+            true => allowed(self.prior, recent),
+            false => vec![true; self.prior.labels.len()],
+        };
         let Some(prompt) = self.prompts.prompt(user, recent)? else { return Ok(()) };
         for label in clicked.iter().filter(|label| allowed[**label]) {
             let none = || Asked {
@@ -155,7 +274,6 @@ mod tests {
         row::Value,
         shape::{Counts, Walk},
         template::Template,
-        tuning::training::Training,
     };
 
     struct Rows(Vec<(Row, Row, i64)>);
@@ -225,12 +343,13 @@ mod tests {
             labels: names(&["Drama", "Drama War", "War"]),
             parts: vec![names(&["Drama"]), names(&["Drama", "War"]), names(&["War"])],
             prior: vec![0.0; 3],
+            clicks: vec![1; 3],
         }
     }
 
     /// Prompt → clicks by label, of those to train on.
     fn made(history: &[(u64, u64, i64)], targets: Targets, last: u64) -> Vec<(String, Vec<f64>)> {
-        let how = SftTrainer { targets, last, min_history: 1, held_out: 0.0, training: Training::default() };
+        let which = Which { targets, last, min_history: 1, masked: true, held_out: 0.0, seed: 0 };
         let template =
             Template::compile("{{ group }} {{ profile }} {{ recent | join('+') }}".into()).unwrap();
         let recipe = PromptRecipe {
@@ -240,7 +359,7 @@ mod tests {
             profiles: (0, 0),
             recents: (0, 0),
         };
-        let making = Making { how, item: 1, recipe, recents: Arc::new(Newest), dim: Some(1) };
+        let making = NextClicks { which, item: 1, recipe, recents: Arc::new(Newest), dim: Some(1) };
         let inputs = inputs(history);
         let inputs: Vec<&dyn Snapshot> = inputs.iter().map(|rows| rows as &dyn Snapshot).collect();
         let [train, held] = making.examples(&inputs, &prior()).unwrap();
@@ -278,12 +397,13 @@ mod tests {
 
     #[test]
     fn the_same_users_are_kept_out_whoever_else_there_is() {
-        let how = |seed| SftTrainer {
+        let which = |seed| Which {
             targets: Targets::All,
             last: 1,
             min_history: 1,
+            masked: true,
             held_out: 0.3,
-            training: Training { seed, ..Training::default() },
+            seed,
         };
         let template = Template::compile(String::new()).unwrap();
         let recipe = PromptRecipe {
@@ -293,8 +413,8 @@ mod tests {
             profiles: (0, 0),
             recents: (0, 0),
         };
-        let making = |seed| Making {
-            how: how(seed),
+        let making = |seed| NextClicks {
+            which: which(seed),
             item: 1,
             recipe: recipe.clone(),
             recents: Arc::new(Newest),

@@ -1,0 +1,103 @@
+//! A version of a model: trained, judged by users who were kept out, with where it comes from.
+//!
+//! Decision: a version carries its figures with it, step by step. They are what a person asks of it
+//! first, what a gate decides by, and they must not get lost when the version moves.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{
+    trainer::{Checkpoint, Objective, Trainer},
+    training::Training,
+};
+use crate::{
+    language_model::LanguageModel,
+    lm::{LmError, LocalModel, Lora},
+    row::{Row, Value},
+    schema::{Column, Schema, Type},
+    served::ModelVersion,
+    shape::{CallError, Watch},
+};
+
+/// What is made by whom, of what, and how.
+pub(crate) struct Making<'a> {
+    /// The operator.
+    pub(crate) operator: &'static str,
+    pub(crate) model: &'a Arc<dyn LanguageModel>,
+    pub(crate) network: &'a LocalModel,
+    pub(crate) training: &'a Training,
+}
+
+/// How a version does with users who were kept out, by the adapters' numbers; nothing if there are none.
+pub(crate) type Judge<'a> = dyn Fn(&Trainer<'_>, &[f32]) -> Result<Option<f64>, LmError> + 'a;
+
+impl Making<'_> {
+    /// Trains a version. `judge` is asked before and after, for the figures `held_out_untuned` and
+    /// `held_out`; `others` are what something else makes of the same users.
+    ///
+    /// # Errors
+    /// If training fails, or is stopped.
+    pub(crate) fn version(
+        &self,
+        objective: &dyn Objective,
+        judge: &Judge<'_>,
+        others: &[(&str, Option<f64>)],
+        watch: &mut dyn Watch,
+    ) -> Result<ModelVersion, CallError> {
+        let failed = |error: LmError| CallError::Failed(error.to_string());
+        let kept = watch.kept()?;
+        let mut trainer =
+            Trainer::new(self.training, objective, self.network, kept.as_deref()).map_err(failed)?;
+        let untuned = judge(&trainer, &trainer.untuned()).map_err(failed)?;
+        trainer.run(watch)?;
+        let Checkpoint { values, log, .. } = trainer.checkpoint();
+        let tuned = judge(&trainer, values).map_err(failed)?;
+        let mut log = log.clone();
+        let judged = [("held_out", tuned), ("held_out_untuned", untuned)];
+        if let Some(last) = log.last_mut() {
+            let figures = judged.iter().chain(others);
+            last.extend(figures.filter_map(|(name, figure)| Some((name.to_string(), (*figure)?))));
+        }
+        let lineage = json!({
+            "operator": self.operator, "base": self.model.digest(), "parent": null,
+            "data": digest(objective), "prompts": objective.examples().len(),
+            "training": self.training, "log": log,
+        });
+        let lora = self.network.adapter(self.training.lora(), values, lineage).map_err(failed)?;
+        Ok(ModelVersion::of(lora))
+    }
+}
+
+/// What names the examples.
+fn digest(objective: &dyn Objective) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (at, (prompt, weight)) in objective.examples().iter().enumerate() {
+        hasher.update(&(prompt.len() as u64).to_le_bytes());
+        hasher.update(prompt.as_bytes());
+        hasher.update(&weight.to_le_bytes());
+        objective.target(at).iter().for_each(|share| {
+            hasher.update(&share.to_le_bytes());
+        });
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The columns of the figures of training.
+pub(crate) fn figures_schema() -> Schema {
+    let key = [Column::new("step", Type::U64), Column::new("figure", Type::Text)];
+    Schema::new(key, [Column::new("value", Type::F64)])
+}
+
+/// The figures of training that an adapter remembers.
+pub(crate) fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
+    let steps = adapter.lineage()["log"].as_array().into_iter().flatten();
+    let rows = (1..).zip(steps).flat_map(|(step, figures)| {
+        let figures = figures.as_object().into_iter().flatten();
+        figures.filter_map(move |(name, value)| {
+            let key = Row::from([Value::U64(step), Value::text(name)]);
+            Some((key, Row::from([Value::float(value.as_f64()?)])))
+        })
+    });
+    rows.collect()
+}
