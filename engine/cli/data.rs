@@ -1,6 +1,7 @@
 //! `data`: the data sets that can be asked for by name, and worlds that are made.
 
 mod generate;
+mod judge;
 
 use super::{Failure, assets};
 use crate::fetch;
@@ -21,6 +22,8 @@ pub enum Action {
     Assets(assets::Action),
     /// Makes a planted world: users, items and a log of what was shown and clicked, with known truth.
     Generate(generate::Args),
+    /// How a world answers recommendations: {"user","day","categories"} → {"answers","regret",…}.
+    Judge(judge::Args),
 }
 
 /// Runs the command.
@@ -33,5 +36,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             assets::run(action, fetch::datasets, |name| Ok(fetch::dataset(name, None)?.folder))
         }
         Action::Generate(args) => generate::run(args),
+        Action::Judge(args) => judge::run(args),
     }
 }

@@ -6,7 +6,6 @@
 
 use super::{
     draws::{Draw, Draws},
-    parameters::DAY,
     policy::Line,
     population::SEGMENTS,
     truth::{Item, Truth, User},
@@ -146,7 +145,7 @@ impl<'a> Today<'a> {
         let session = u64::from(parameters.session);
         Times {
             draw,
-            midnight: parameters.start + i64::from(self.day) * DAY,
+            midnight: parameters.midnight(self.day),
             session,
             left: slates,
             number: 0,

@@ -23,6 +23,7 @@ mod catalogue;
 mod check;
 mod draws;
 mod events;
+mod judge;
 mod names;
 mod parameters;
 mod policy;
@@ -41,6 +42,7 @@ use std::{
 
 pub use check::Misfit;
 pub use events::{Exposure, Today};
+pub use judge::{Answer, Judgement, SERVED_AT};
 pub use parameters::{Parameters, Shape};
 pub use population::Profile;
 pub use truth::{Category, Item, Truth, User};

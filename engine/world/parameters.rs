@@ -155,8 +155,13 @@ impl Default for Parameters {
 
 impl Parameters {
     /// Slates of the whole log.
-    pub(super) fn slates(&self) -> u64 {
+    pub fn slates(&self) -> u64 {
         self.interactions / u64::from(self.slate)
+    }
+
+    /// When a day begins, in seconds since 1970.
+    pub fn midnight(&self, day: u32) -> i64 {
+        self.start + i64::from(day) * DAY
     }
 
     /// Sets one of them by name.
@@ -196,8 +201,8 @@ impl Parameters {
     /// # Errors
     /// If the file is none of this kind, or what it says is no world.
     pub fn read(path: &Path) -> Result<Self, WorldError> {
-        let text = std::fs::read_to_string(path).map_err(WorldError::io(path))?;
         let unfit = |message: String| WorldError::Unfit { path: path.to_path_buf(), message };
+        let text = std::fs::read_to_string(path).map_err(|error| unfit(error.to_string()))?;
         let document: Document = serde_json::from_str(&text).map_err(|error| unfit(error.to_string()))?;
         if document.schema != SCHEMA {
             return Err(unfit(format!("its schema is {}, and this program knows {SCHEMA}", document.schema)));

@@ -483,20 +483,48 @@ fn rows_are_written_as_they_come() {
 #[test]
 fn regret_is_known() {
     let truth = truth(|_| ());
+    let regret =
+        |user, named: &[Category], may: &dyn Fn(Category) -> bool| truth.judge(user, 3, named, may).regret();
     for user in truth.users().take(30) {
         let best = truth.best(user, 3, 4, |_| true);
         assert!(best.is_sorted_by(|a, b| a.1 >= b.1));
         let top: Vec<Category> = best.iter().map(|(category, _)| *category).collect();
-        assert!(truth.regret(user, 3, &top, |_| true).abs() < 1e-12);
+        assert!(regret(user, &top, &|_| true).abs() < 1e-12);
         let most = truth.categories().map(|c| truth.probability(user, c, 3)).fold(0.0, f64::max);
         assert_eq!(best[0].1, most);
-        let worse = [top[0], top[0], top[2]];
-        let expected = best[1].1;
-        assert!((truth.regret(user, 3, &worse, |_| true) - expected).abs() < 1e-12);
+        let (worse, expected) = ([top[0], top[0], top[2]], best[1].1 - best[2].1);
+        assert!((regret(user, &worse, &|_| true) - expected).abs() < 1e-12);
         // Where the best may not be recommended, not to do so is no fault.
         let allowed = |category: Category| category != top[0];
-        assert!(truth.regret(user, 3, &top[1..], allowed).abs() < 1e-12);
+        assert!(regret(user, &top[1..], &allowed).abs() < 1e-12);
         assert!(truth.best(user, 3, 100, allowed).len() == 19);
+    }
+}
+
+#[test]
+fn a_recommendation_is_answered_by_what_is_true() {
+    let truth = truth(|_| ());
+    let mut shares = BTreeMap::new();
+    for user in truth.users() {
+        for day in 10..30 {
+            let named = [Category(3), Category(17), Category(3)];
+            let judged = truth.judge(user, day, &named, |_| true);
+            assert_eq!(judged.answers.iter().map(|a| a.category).collect::<Vec<_>>(), named[..2]);
+            for answer in &judged.answers {
+                assert_eq!(answer.probability, truth.probability(user, answer.category, day));
+                assert_eq!(answer.clicked, truth.would_click(user, answer.category, day));
+                assert_eq!(shown_for(&truth, answer.item), answer.category);
+                shares.entry(answer.item).or_insert((0.0, answer.share)).0 += 1.0;
+            }
+            let best: f64 = truth.best(user, day, 2, |_| true).iter().map(|(_, p)| p).sum();
+            let expected: f64 = judged.answers.iter().map(|answer| answer.probability).sum();
+            assert_eq!((judged.expected, judged.best), (expected, best));
+            assert!(judged.regret() >= 0.0);
+        }
+    }
+    assert!(shares.len() > 4, "{shares:?}");
+    for (item, (found, share)) in shares {
+        agrees(&format!("{item:?}"), found, 2_000.0 * share, 2_000.0 * share * (1.0 - share));
     }
 }
 

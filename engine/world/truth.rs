@@ -1,4 +1,4 @@
-//! What is true of a world: who would click on what, and what could have been had at best.
+//! What is true of a world: who would click on what.
 //!
 //! It is computed from the parameters alone, by the very code that writes the log, so a logged click
 //! and an answer given here never disagree. Two questions can be asked. *Would this user click this
@@ -62,6 +62,7 @@ pub struct Truth {
     pub(super) policy: Policy,
     item_clicks: Draws,
     category_clicks: Draws,
+    pub(super) served: Draws,
 }
 
 impl Truth {
@@ -81,6 +82,7 @@ impl Truth {
             catalogue: Catalogue::new(&parameters),
             item_clicks: Draws::new(parameters.seed, "clicks on items"),
             category_clicks: Draws::new(parameters.seed, "clicks on categories"),
+            served: Draws::new(parameters.seed, "items served"),
             population,
             preferences,
             parameters,
@@ -176,7 +178,8 @@ impl Truth {
         self.chance(liking / categories.len() as f64, item.0, shown)
     }
 
-    /// Whether that user clicks that item at a time of the world; as in the log.
+    /// Whether that user clicks that item at a time of the world, as in the log; a time before the world
+    /// counts as its first day.
     pub fn would_click_item(&self, user: User, item: Item, timestamp: i64, shown: u32) -> bool {
         let day = self.day(timestamp).unwrap_or(0);
         self.clicks(user.0, item.0, timestamp, self.item_probability(user, item, day, shown))
@@ -204,39 +207,11 @@ impl Truth {
     pub fn propensity(&self, user: User, category: Category) -> f64 {
         self.policy.inclusion(self.population.segment(user.0))[category.index()]
     }
+}
 
-    /// The best categories for a user on a day among those that may be recommended, with the chance
-    /// of a click on each, best first. The sum of the chances is what can be expected at best.
-    pub fn best(
-        &self,
-        user: User,
-        day: u32,
-        count: usize,
-        may: impl Fn(Category) -> bool,
-    ) -> Vec<(Category, f64)> {
-        let all = self.categories().filter(|category| may(*category));
-        let mut all: Vec<(Category, f64)> = all.map(|c| (c, self.probability(user, c, day))).collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        all.truncate(count);
-        all
-    }
-
-    /// How many clicks fewer are to be expected from a recommendation than from the best one that has
-    /// as many categories; a category that is named twice counts once.
-    pub fn regret(
-        &self,
-        user: User,
-        day: u32,
-        recommended: &[Category],
-        may: impl Fn(Category) -> bool,
-    ) -> f64 {
-        let mut distinct = recommended.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let had: f64 = distinct.iter().map(|category| self.probability(user, *category, day)).sum();
-        let best = self.best(user, day, recommended.len(), may);
-        best.iter().map(|(_, chance)| chance).sum::<f64>() - had
-    }
+/// The block of a category on a day.
+pub(super) fn asked(category: Category, day: u32) -> u64 {
+    u64::from(day) << 32 | u64::from(category.0)
 }
 
 fn sigmoid(logit: f64) -> f64 {
