@@ -6,7 +6,7 @@
 
 use super::{
     draws::{Draw, Draws},
-    policy::Line,
+    policy::{Line, ORDERS},
     population::SEGMENTS,
     truth::{Item, Truth, User},
 };
@@ -38,6 +38,7 @@ pub struct Exposure {
 pub struct Today<'a> {
     truth: &'a Truth,
     day: u32,
+    /// For each segment all its orders.
     lines: Vec<Line<'a>>,
     sessions: Draws,
     slates: Draws,
@@ -57,10 +58,11 @@ impl<'a> Today<'a> {
     /// A day of the log.
     pub fn new(truth: &'a Truth, day: u32) -> Self {
         let parameters = truth.parameters();
+        let line = |at: usize| truth.policy.line(at / ORDERS, day, at % ORDERS);
         Today {
             truth,
             day,
-            lines: (0..SEGMENTS).map(|segment| truth.policy.line(segment, day)).collect(),
+            lines: (0..SEGMENTS * ORDERS).map(line).collect(),
             sessions: Draws::new(parameters.seed, "sessions"),
             slates: Draws::new(parameters.seed, "slates"),
             seen: vec![Seen::default(); parameters.categories as usize],
@@ -103,9 +105,11 @@ impl<'a> Today<'a> {
     ) -> Result<(), E> {
         // Ten thousand categories on a slate at most: its numbers fit into 2048 blocks.
         let mut draw = self.slates.at(u64::from(self.day), slate << 11);
-        let (truth, first) = (self.truth, draw.unit());
+        let truth = self.truth;
+        let line = &self.lines[segment * ORDERS + draw.below(ORDERS as u64) as usize];
+        let first = draw.unit();
         let mut shown = Vec::with_capacity(truth.parameters().slate as usize);
-        shown.extend(self.lines[segment].sample(first, truth.parameters().slate));
+        shown.extend(line.sample(first, truth.parameters().slate));
         for (category, included) in shown {
             let (item, share) = truth.catalogue.draw(category, draw.unit());
             let chance = self.chance(user, item, category);

@@ -101,7 +101,7 @@ impl Shape {
                 items: 1_682,
                 categories: 18,
                 groups: 12,
-                interactions: 500_000,
+                interactions: 570_000,
                 days: 214,
                 ..small
             },

@@ -4,8 +4,8 @@
 //! average, and mixes that with chance. A slate is a systematic sample of categories: their inclusion
 //! probabilities, which sum to the slate's length, are laid end to end, and one random number picks the
 //! points u, u + 1, u + 2 …. So no category comes twice and each has *exactly* its probability, where
-//! drawing one after the other without replacement would leave it unknown. Neighbours on the line
-//! never meet; so each day lays them in another order.
+//! drawing one after the other without replacement would leave it unknown. One order of the line gives
+//! few slates, on which neighbours never meet; so there are several orders for each segment and day.
 //!
 //! ```text
 //! p(c | s) = ε/C + (1 − ε)·softmax_c(η·Σ_g P(g | s)·τ(g, c))
@@ -21,6 +21,9 @@ use super::{
     population::{Population, SEGMENTS},
     preferences::Preferences,
 };
+
+/// Orders in which a segment's categories are laid on a day.
+pub(super) const ORDERS: usize = 16;
 
 /// Inclusion probabilities of categories.
 #[derive(Debug)]
@@ -42,11 +45,12 @@ impl Policy {
         &self.inclusion[segment]
     }
 
-    /// The line of a segment on a day.
-    pub(super) fn line(&self, segment: usize, day: u32) -> Line<'_> {
+    /// One of the [`ORDERS`] lines of a segment on a day.
+    pub(super) fn line(&self, segment: usize, day: u32, order: usize) -> Line<'_> {
         let inclusion = self.inclusion(segment);
+        let number = segment * ORDERS + order;
         let mut order: Vec<u16> = (0..inclusion.len() as u16).collect();
-        self.orders.at(segment as u64, u64::from(day) << 32).shuffle(&mut order);
+        self.orders.at(number as u64, u64::from(day) << 32).shuffle(&mut order);
         let mut sum = 0.0;
         let ends = order.iter().map(|category| {
             sum += inclusion[usize::from(*category)];
@@ -161,7 +165,7 @@ mod tests {
         let (draws, samples) = (Draws::new(1, "test"), 40_000);
         let mut shown = [0u32; 40];
         for n in 0..samples {
-            let line = policy.line(2, n % 40);
+            let line = policy.line(2, n % 40, 7);
             let mut slate: Vec<usize> =
                 line.sample(draws.unit(u64::from(n), 0), 10).map(|(category, _)| category).collect();
             slate.iter().for_each(|category| shown[*category] += 1);
@@ -181,8 +185,11 @@ mod tests {
         let mut met = std::collections::BTreeSet::new();
         let draws = Draws::new(2, "test");
         for n in 0..20_000 {
-            let slate: Vec<usize> =
-                policy.line(0, n % 400).sample(draws.unit(u64::from(n), 0), 10).map(|(c, _)| c).collect();
+            let slate: Vec<usize> = policy
+                .line(0, n / 16 % 25, n as usize % 16)
+                .sample(draws.unit(u64::from(n), 0), 10)
+                .map(|(c, _)| c)
+                .collect();
             slate.iter().for_each(|a| met.extend(slate.iter().map(|b| (*a, *b))));
         }
         assert_eq!(met.len(), 40 * 40);

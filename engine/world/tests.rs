@@ -197,6 +197,34 @@ fn the_log_is_as_long_as_was_asked_and_made_of_slates() {
 }
 
 #[test]
+fn slates_of_a_day_differ() {
+    let truth = truth(|p| (p.exploration, p.days, p.interactions) = (1.0, 1, 50_000));
+    let mut slates: BTreeMap<u64, BTreeSet<Category>> = BTreeMap::new();
+    for row in log(&truth).iter().filter(|row| truth.population.segment(row.user.0) == 4) {
+        slates.entry(row.slate).or_default().insert(shown_for(&truth, row.item));
+    }
+    let (all, distinct) = (slates.len(), slates.into_values().collect::<BTreeSet<_>>().len());
+    assert!(all > 300 && distinct > 55, "{distinct} different ones of {all}");
+}
+
+#[test]
+fn the_smallest_world_is_one() {
+    let one = |p: &mut Parameters| {
+        (p.users, p.items, p.categories, p.groups) = (1, 1, 1, 1);
+        (p.slate, p.interactions) = (1, 2);
+    };
+    let (folder, written) = generated(small(one), 1);
+    assert_eq!(written.interactions, 2);
+    let rows = |at: u32| {
+        let tables = tables(&folder.path().join(format!("events/day-{at:05}.parquet")));
+        tables.iter().map(RecordBatch::num_rows).sum::<usize>()
+    };
+    // Most days are empty, and their files are there.
+    assert_eq!((0..10).map(rows).sum::<usize>(), 2);
+    assert_eq!(log(&truth(one))[0].propensity, 1.0);
+}
+
+#[test]
 fn slates_come_in_sessions() {
     let truth = truth(|p| (p.users, p.interactions) = (1, 5_000));
     let mut times: Vec<i64> = log(&truth).iter().map(|row| row.timestamp).collect();
@@ -565,7 +593,13 @@ fn a_world_overwrites_nothing_and_is_there_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let truth = truth(|_| ());
     let place = folder.path().join("a/world");
-    generate(&truth, &place, &|_, _| {}).unwrap();
+    let most = std::sync::atomic::AtomicU64::new(0);
+    let progress = |done: u64, all: u64| {
+        assert!(done <= all && all == 60_000);
+        most.fetch_max(done, std::sync::atomic::Ordering::Relaxed);
+    };
+    generate(&truth, &place, &progress).unwrap();
+    assert_eq!(most.into_inner(), 60_000);
     let before = files(&place);
     let error = generate(&truth, &place, &|_, _| {}).unwrap_err();
     assert!(matches!(error, WorldError::Occupied(_)), "{error}");

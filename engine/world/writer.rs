@@ -9,6 +9,7 @@
 
 use std::{
     fs::{self, File},
+    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -37,7 +38,8 @@ use serde::Serialize;
 use super::{
     WorldError,
     events::{Exposure, Today},
-    truth::Truth,
+    population::Profile,
+    truth::{Item, Truth, User},
 };
 
 /// Most rows of a row group: what a thread holds encoded.
@@ -82,12 +84,10 @@ pub fn generate(
     let events = made.join("events");
     fs::create_dir_all(&events).map_err(WorldError::io(&events))?;
     let mut written = write_days(truth, &events, progress)?;
-    for (name, batch) in [("users.parquet", users(truth)), ("items.parquet", items(truth))] {
-        let path = made.join(name);
-        let mut writer = writer(&path, batch.schema(), properties())?;
-        writer.write(&batch).map_err(|error| WorldError::encoding(&path, error))?;
-        written.bytes += finish(writer, &path)?;
-    }
+    written.bytes +=
+        write_tables(&made.join("users.parquet"), truth.parameters().users, |part| users(truth, part))?;
+    written.bytes +=
+        write_tables(&made.join("items.parquet"), truth.parameters().items, |part| items(truth, part))?;
     let described = made.join("world.json");
     truth.parameters().write(&described)?;
     written.bytes += fs::metadata(&described).map_err(WorldError::io(&described))?.len();
@@ -179,31 +179,44 @@ impl Rows {
     }
 }
 
-fn users(truth: &Truth) -> RecordBatch {
-    let profiles: Vec<_> = truth.users().map(|user| truth.profile(user)).collect();
-    let text = |of: fn(&super::Profile) -> &'static str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(profiles.iter().map(of)))
+/// Writes a table of so many rows part by part, and says how long the file is.
+fn write_tables(path: &Path, rows: u32, part: impl Fn(Range<u32>) -> RecordBatch) -> Result<u64, WorldError> {
+    let mut out = writer(path, part(0..0).schema(), properties())?;
+    for from in (0..rows).step_by(BATCH) {
+        let batch = part(from..rows.min(from + BATCH as u32));
+        out.write(&batch).map_err(|error| WorldError::encoding(path, error))?;
+    }
+    finish(out, path)
+}
+
+fn users(truth: &Truth, part: Range<u32>) -> RecordBatch {
+    let users: Vec<(u64, Profile)> = part.map(User).map(|user| (user.id(), truth.profile(user))).collect();
+    let number = |of: fn(&(u64, Profile)) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(users.iter().map(of)))
+    };
+    let text = |of: fn(&(u64, Profile)) -> &'static str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(users.iter().map(of)))
     };
     table([
-        ("user_id", Arc::new(UInt64Array::from_iter_values(truth.users().map(|user| user.id()))) as ArrayRef),
-        ("age", Arc::new(UInt64Array::from_iter_values(profiles.iter().map(|profile| profile.age)))),
-        ("gender", text(|profile| profile.gender)),
-        ("occupation", text(|profile| profile.occupation)),
+        ("user_id", number(|(id, _)| *id)),
+        ("age", number(|(_, profile)| profile.age)),
+        ("gender", text(|(_, profile)| profile.gender)),
+        ("occupation", text(|(_, profile)| profile.occupation)),
     ])
 }
 
-fn items(truth: &Truth) -> RecordBatch {
-    let items = || (1..=u64::from(truth.parameters().items)).filter_map(|id| truth.item(id));
+fn items(truth: &Truth, part: Range<u32>) -> RecordBatch {
+    let (mut ids, mut titles) = (Vec::new(), StringBuilder::new());
     let mut categories = ListBuilder::new(StringBuilder::new());
-    let mut titles = StringBuilder::new();
-    for item in items() {
+    for item in part.map(Item) {
         let names: Vec<&str> = truth.categories_of(item).map(|category| truth.name(category)).collect();
+        ids.push(item.id());
         titles.append_value(format!("{} no. {}", names[0], item.id()));
         names.iter().for_each(|name| categories.values().append_value(name));
         categories.append(true);
     }
     table([
-        ("item_id", Arc::new(UInt64Array::from_iter_values(items().map(|item| item.id()))) as ArrayRef),
+        ("item_id", Arc::new(UInt64Array::from(ids)) as ArrayRef),
         ("title", Arc::new(titles.finish())),
         ("categories", Arc::new(categories.finish())),
     ])
