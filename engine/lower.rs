@@ -52,6 +52,7 @@ pub fn lower(
         outputs: BTreeMap::new(),
         broken: spec.unread.clone(),
         prices: BTreeMap::new(),
+        updaters: BTreeMap::new(),
     };
     lowering.check_names();
     let sources = lowering.sources();
@@ -100,6 +101,8 @@ struct Lowering<'a> {
     broken: BTreeSet<String>,
     /// What models cost, by name.
     prices: BTreeMap<String, Price>,
+    /// The nodes that make versions of models, by the model's name.
+    updaters: BTreeMap<String, String>,
 }
 
 impl Lowering<'_> {
@@ -129,7 +132,8 @@ impl Lowering<'_> {
 
     fn node(&mut self, named: &Named<NodeSpec>, models: &BTreeMap<String, Model>) -> Option<PlanNode> {
         let NodeSpec { op, with, .. } = &named.spec;
-        let model = self.model(&named.spec, models);
+        let model = self.model(named.spec.model.as_ref(), models);
+        let updates = self.model(named.spec.updates.as_ref(), models);
         let inputs = self.inputs(&named.spec);
         self.unsupported(&named.spec);
         let Some(entry) = self.registry.get(op) else {
@@ -140,13 +144,17 @@ impl Lowering<'_> {
             return None;
         };
         let operator = entry.parse(with).map_err(|problems| self.problems.extend(problems)).ok()?;
-        let (inputs, model) = (inputs?, model?);
-        self.fitting_model(&named.spec, model.as_ref(), operator.model_kinds());
+        let (inputs, model, updates) = (inputs?, model?, updates?);
+        self.fitting_model(op, named.spec.model.as_ref(), model.as_ref(), ("model", operator.model_kinds()));
+        let updated = ("updates", operator.updated_kinds());
+        self.fitting_model(op, named.spec.updates.as_ref(), updates.as_ref(), updated);
+        self.only_updater(named);
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
             node: &named.name,
             inputs: &inputs,
             model: model.as_ref(),
+            updates: updates.as_ref(),
             folder: self.folder,
             files: &files,
         };
@@ -165,10 +173,11 @@ impl Lowering<'_> {
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);
         Some(PlanNode {
-            logic: logic_of(&named.spec, model.as_ref(), &files.take()),
+            logic: logic_of(&named.spec, model.as_ref().or(updates.as_ref()), &files.take()),
             op: op.value.clone(),
             inputs: named.spec.inputs.iter().map(|i| i.value.clone()).collect(),
             model: named.spec.model.as_ref().map(|m| m.value.clone()),
+            updates: named.spec.updates.as_ref().map(|m| m.value.clone()),
             name,
             schema,
             leaf,
@@ -213,6 +222,7 @@ impl Lowering<'_> {
                 .and_then(|at| node.inputs.get(at))
                 .map_or_else(|| named.name.span.clone(), |input| input.span.clone()),
             ["model"] => node.model.as_ref().map_or_else(|| node.op.span.clone(), |m| m.span.clone()),
+            ["updates"] => node.updates.as_ref().map_or_else(|| node.op.span.clone(), |m| m.span.clone()),
             ["op"] => node.op.span.clone(),
             _ => named.name.span.clone(),
         };

@@ -12,7 +12,7 @@ use std::{
 use coea_operators::{
     choosing::{Best, Choosing, Question},
     language_model::{Answered, LanguageModel, Writing, Written},
-    lm::{self, LabelTrie, LmTokenizer, LocalModel},
+    lm::{self, LabelTrie, LmTokenizer, LocalModel, Lora},
     shape::{CallError, Cost},
 };
 
@@ -185,5 +185,18 @@ impl LanguageModel for Embedded {
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
         Ok(lm::price(self.files.tokenizer()?, prompts))
+    }
+
+    fn network(&self) -> Result<LocalModel, CallError> {
+        self.files.model().cloned()
+    }
+
+    fn adapted(&self, adapter: &Lora) -> Result<Arc<dyn LanguageModel>, CallError> {
+        let model = self.files.model()?.with_adapter(adapter).map_err(|e| e.to_string())?;
+        // What decides an answer is the model below and the adapter.
+        let digest = blake3::hash(format!("{} {}", self.digest, adapter.digest()).as_bytes());
+        let digest = digest.to_hex().to_string();
+        let model = OnceLock::from(Ok(model.with_cache(LocalModel::CACHE_BYTES)));
+        Ok(Arc::new(Embedded { digest, files: self.files.clone(), model }))
     }
 }

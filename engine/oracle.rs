@@ -101,8 +101,8 @@ impl Oracle<'_> {
             Shape::Fold { source, dim, kernel } => Ok(self.fold(leaf, *source, *dim, kernel.as_ref())),
             Shape::Reduce { inputs, kernel } => Ok(self.reduce(inputs, kernel)),
             Shape::Join { left, right, kernel } => Ok(self.join(*left, *right, kernel)),
-            Shape::Infer { requests, artifact, kernel } => {
-                self.infer(leaf, *requests, *artifact, kernel.as_ref())
+            Shape::Infer { requests, artifacts, kernel } => {
+                self.infer(leaf, *requests, artifacts, kernel.as_ref())
             }
             Shape::Fit { .. } => Ok(self.version(leaf)),
         }
@@ -163,16 +163,6 @@ impl Oracle<'_> {
         Ok(Some((artifact.digest.clone(), load(&bytes).map_err(failed)?)))
     }
 
-    /// The rows of a leaf with the artifact they are computed with; without the artifact, none.
-    fn with_version(&self, input: LeafId, artifact: Option<LeafId>) -> Result<Versioned<'_>, RunError> {
-        let version = artifact.map(|fit| self.artifact(fit)).transpose()?;
-        Ok(match version {
-            None => (&self.relations[input], None),
-            Some(None) => (&NO_ROWS, None),
-            Some(version) => (&self.relations[input], version),
-        })
-    }
-
     fn map(
         &mut self,
         leaf: LeafId,
@@ -181,11 +171,10 @@ impl Oracle<'_> {
         kernel: &MapKernel,
     ) -> Result<Table, RunError> {
         let (mut mapped, mut failed) = (Table::new(), Table::new());
-        let (rows, version) = self.with_version(input, artifact)?;
-        let loaded = version.as_ref().map(|(_, loaded)| loaded);
+        let (rows, _, loaded) = self.with_versions(input, artifact.as_slice())?;
         for ((key, row), count) in rows {
             let mut out = Vec::new();
-            match kernel(loaded, key, row, &mut out) {
+            match kernel(loaded.first(), key, row, &mut out) {
                 Ok(()) => out.into_iter().for_each(|keyed| add(&mut mapped, keyed, *count)),
                 Err(cause) => {
                     let key = Row::from([Value::text(&self.plan.leaves[leaf].node)]).concat(key);
@@ -274,9 +263,6 @@ impl Oracle<'_> {
         joined
     }
 }
-
-/// Rows of a leaf with digest and artifact.
-type Versioned<'a> = (&'a Table, Option<(String, Loaded)>);
 
 /// What a map or an inference reads while its artifact is not fitted.
 static NO_ROWS: Table = Table::new();

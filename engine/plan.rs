@@ -86,6 +86,8 @@ pub struct PlanNode {
     pub inputs: Vec<String>,
     /// The model it names.
     pub model: Option<String>,
+    /// The model it makes versions of.
+    pub updates: Option<String>,
     /// Its columns.
     pub schema: Schema,
     /// The leaf of its output.
@@ -162,6 +164,11 @@ impl Plan {
     /// Calls that a run may spend on the node of an inference, if they are limited.
     pub fn max_calls(&self, leaf: LeafId) -> Option<u64> {
         self.node(&self.leaves[leaf].node)?.max_calls
+    }
+
+    /// The node that makes versions of a model.
+    pub fn updater(&self, model: Option<&str>) -> Option<&PlanNode> {
+        self.nodes.iter().find(|node| model.is_some() && node.updates.as_deref() == model)
     }
 
     /// The fits, in order.

@@ -113,10 +113,18 @@ impl FoldKernel for Kernel {
 
 /// The place of the item in the events, found by the name of the relation's key.
 pub(crate) fn item_column(inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
+    let place = item_place(inputs);
+    match inputs.at_most(2) {
+        Ok(()) => place,
+        Err(problem) => Err(place.err().into_iter().flatten().chain([problem]).collect()),
+    }
+}
+
+/// The place in an event of the item under which the second input has its categories.
+pub(crate) fn item_place(inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
     let mut problems = Problems::default();
     let events = problems.take(inputs.events(0));
     let items = problems.take(inputs.relation(1, "a relation item → categories"));
-    problems.take(inputs.at_most(2));
     let place = events.zip(items).and_then(|(events, items)| {
         problems.take(inputs.column(1, items, "categories"));
         let key = match items.schema.key.as_slice() {

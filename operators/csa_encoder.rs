@@ -260,7 +260,7 @@ impl Operator for CsaEncoder {
         let fitted = graph.fit("weights", &[requests], &[], logic, move |inputs, _, progress| {
             fit(&operator, &columns, inputs[0], progress)
         });
-        graph.infer_with("", requests, fitted, Encode { max_length: self.max_length })
+        graph.infer_with("", requests, &[fitted.leaf()], Encode { max_length: self.max_length })
     }
 }
 

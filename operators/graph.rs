@@ -7,10 +7,12 @@
 use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
 use crate::{
+    replay::PromptRecipe,
     row::{Keyed, Row},
+    served::ModelVersion,
     shape::{
         Artifact, CallError, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel, Progress,
-        Shape, Snapshot,
+        Shape, Snapshot, Watch,
     },
 };
 
@@ -53,6 +55,8 @@ pub struct Graph {
     pub leaves: Vec<Leaf>,
     node: String,
     label_sets: BTreeMap<String, LeafId>,
+    versions: BTreeMap<String, LeafId>,
+    recipes: BTreeMap<String, PromptRecipe>,
 }
 
 impl Graph {
@@ -134,21 +138,21 @@ impl Graph {
         requests: LeafId,
         kernel: impl InferKernel + 'static,
     ) -> LeafId {
-        self.add(role, Shape::Infer { requests, artifact: None, kernel: Arc::new(kernel) })
+        self.add(role, Shape::Infer { requests, artifacts: Vec::new(), kernel: Arc::new(kernel) })
     }
 
-    /// Adds an inference that needs a fitted artifact.
-    pub fn infer_with<A: Artifact>(
+    /// Adds an inference that needs fitted artifacts; its kernel finds them in this order.
+    pub fn infer_with(
         &mut self,
         role: &'static str,
         requests: LeafId,
-        artifact: Fitted<A>,
+        artifacts: &[LeafId],
         kernel: impl InferKernel + 'static,
     ) -> LeafId {
-        self.add(role, Shape::Infer { requests, artifact: Some(artifact.leaf), kernel: Arc::new(kernel) })
+        self.add(role, Shape::Infer { requests, artifacts: artifacts.to_vec(), kernel: Arc::new(kernel) })
     }
 
-    /// Adds a fit. `logic` names what decides the result beside the inputs.
+    /// Adds a fit that takes little time. `logic` names what decides the result beside the inputs.
     pub fn fit<A: Artifact>(
         &mut self,
         role: &'static str,
@@ -160,12 +164,29 @@ impl Graph {
         + Sync
         + 'static,
     ) -> Fitted<A> {
+        self.long_fit(role, inputs, artifacts, logic, move |inputs, artifacts, watch| {
+            kernel(inputs, artifacts, &mut |progress| watch.progress(progress))
+        })
+    }
+
+    /// Adds a fit that keeps where it stands, to go on from there if it is stopped.
+    pub fn long_fit<A: Artifact>(
+        &mut self,
+        role: &'static str,
+        inputs: &[LeafId],
+        artifacts: &[LeafId],
+        logic: String,
+        kernel: impl Fn(&[&dyn Snapshot], &[Loaded], &mut dyn Watch) -> Result<A, CallError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Fitted<A> {
         let shape = Shape::Fit {
             inputs: inputs.to_vec(),
             artifacts: artifacts.to_vec(),
-            kernel: Arc::new(move |inputs, artifacts, progress| {
-                Ok(kernel(inputs, artifacts, progress)?.to_bytes())
-            }),
+            kernel: Arc::new(
+                move |inputs, artifacts, watch| Ok(kernel(inputs, artifacts, watch)?.to_bytes()),
+            ),
             load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
             logic,
             cheap: false,
@@ -184,6 +205,26 @@ impl Graph {
     /// Declares that the current node's labels are those of `fitted`.
     pub fn publish_labels<A: Artifact>(&mut self, fitted: Fitted<A>) {
         self.label_sets.insert(self.node.clone(), fitted.leaf);
+    }
+
+    /// Declares that the current node makes versions of the model it updates.
+    pub fn publish_version(&mut self, fitted: Fitted<ModelVersion>) {
+        self.versions.insert(self.node.clone(), fitted.leaf);
+    }
+
+    /// The versions of a node that declared some.
+    pub fn version_of(&self, node: &str) -> Option<Fitted<ModelVersion>> {
+        self.versions.get(node).map(|leaf| Fitted { leaf: *leaf, kind: PhantomData })
+    }
+
+    /// Declares how the current node makes prompts.
+    pub(crate) fn publish_recipe(&mut self, recipe: PromptRecipe) {
+        self.recipes.insert(self.node.clone(), recipe);
+    }
+
+    /// How a node that declared it makes prompts.
+    pub(crate) fn recipe_of(&self, node: &str) -> Option<&PromptRecipe> {
+        self.recipes.get(node)
     }
 
     /// The label set of a node that declared one.

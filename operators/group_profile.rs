@@ -193,14 +193,14 @@ impl GroupProfile {
                 Some(None)
             }
             Writer::Llm => {
-                let model = problems.take(inputs.language_model());
+                let model = problems.take(inputs.served());
                 let prepared = problems.take(PortraitWriter::prepare(
                     inputs,
                     &self.template,
                     self.format,
                     &self.writing,
                 ));
-                model.zip(prepared).map(|(model, writer)| Some(writer(model.clone())))
+                model.zip(prepared).map(|(model, writer)| Some(writer(model)))
             }
         };
         problems.take(inputs.at_most(3));
@@ -247,18 +247,20 @@ impl Operator for GroupProfile {
         let GroupProfile { representatives, categories, .. } = self;
         let writing = writer.as_ref().map_or("template".to_string(), PortraitWriter::logic);
         let logic = format!("group_profile/2 {representatives} {categories} {writing}");
-        let fitted = graph.fit("portraits", &leaves, &[], logic, move |inputs, _, progress| {
-            let mut portraits = operator.fit(columns, inputs);
-            if let Some(writer) = &writer {
-                let facts: Vec<_> =
-                    portraits.iter().map(|(group, (_, facts))| (group.as_str(), facts)).collect();
-                let texts = writer.write(&facts, progress)?;
-                for ((portrait, _), text) in portraits.values_mut().zip(texts) {
-                    portrait.text = text.unwrap_or(std::mem::take(&mut portrait.text));
+        let artifacts = writer.as_ref().map(PortraitWriter::artifacts).unwrap_or_default();
+        let fitted =
+            graph.fit("portraits", &leaves, &artifacts, logic, move |inputs, artifacts, progress| {
+                let mut portraits = operator.fit(columns, inputs);
+                if let Some(writer) = &writer {
+                    let facts: Vec<_> =
+                        portraits.iter().map(|(group, (_, facts))| (group.as_str(), facts)).collect();
+                    let texts = writer.write(artifacts, &facts, progress)?;
+                    for ((portrait, _), text) in portraits.values_mut().zip(texts) {
+                        portrait.text = text.unwrap_or(std::mem::take(&mut portrait.text));
+                    }
                 }
-            }
-            Ok(Portraits(portraits.into_iter().map(|(group, (portrait, _))| (group, portrait)).collect()))
-        });
+                Ok(Portraits(portraits.into_iter().map(|(group, (portrait, _))| (group, portrait)).collect()))
+            });
         graph.map_with("", fitted.leaf(), fitted, |portraits: &Portraits, _, _, out| {
             out.extend(portraits.0.iter().map(|(group, portrait)| {
                 let representatives = Value::list(portrait.representatives.iter().cloned());

@@ -21,6 +21,7 @@ use crate::{
     ordered::encode_row,
     row::{Row, Value},
     schema::Schema,
+    served::Served,
     shape::{Artifact, CallError, Cost, Fitted, Graph, InferKernel, KernelError, Loaded, present},
 };
 
@@ -75,8 +76,14 @@ pub(crate) fn fit_prior(
     })
 }
 
+/// Labels that are not wholly made of recent interests.
+pub(crate) fn allowed(prior: &LabelPrior, recent: &[Value]) -> Vec<bool> {
+    let met = |part: &String| recent.iter().any(|r| r.as_text() == Some(part));
+    prior.parts.iter().map(|parts| !parts.iter().all(met)).collect()
+}
+
 /// Asks the model for the log-probability of every label; a request is one prompt.
-pub(crate) struct ScoreLabels(pub Arc<dyn LanguageModel>);
+pub(crate) struct ScoreLabels(pub Served);
 
 impl ScoreLabels {
     fn prompts(requests: &[Row]) -> Vec<String> {
@@ -86,7 +93,7 @@ impl ScoreLabels {
 
 impl InferKernel for ScoreLabels {
     fn logic(&self) -> String {
-        format!("score_labels/1 {}", self.0.digest())
+        format!("score_labels/1 {}", self.0.base().digest())
     }
 
     fn cheap(&self) -> bool {
@@ -95,19 +102,21 @@ impl InferKernel for ScoreLabels {
 
     fn run(
         &self,
-        artifact: Option<&Loaded>,
+        artifacts: &[Loaded],
         requests: &[Row],
         answered: &mut Answered<'_, Row>,
     ) -> Result<Cost, CallError> {
-        let table = present::<CategoryTable>(artifact)?;
+        let table = present::<CategoryTable>(artifacts.first())?;
         let row = |scores: Vec<f32>| Row::from([Value::floats(&scores)]);
-        self.0.score(&spoken(&table.names()), &Self::prompts(requests), &mut |at, scores| {
-            answered(at, scores.map(row))
-        })
+        self.0.model(artifacts)?.score(
+            &spoken(&table.names()),
+            &Self::prompts(requests),
+            &mut |at, scores| answered(at, scores.map(row)),
+        )
     }
 
     fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {
-        self.0.price(&Self::prompts(requests))
+        self.0.base().price(&Self::prompts(requests))
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     choosing::{Best, Choosing, Question, pick},
+    lm::{LocalModel, Lora},
     shape::{CallError, Cost, KernelError},
 };
 
@@ -116,7 +117,26 @@ pub trait LanguageModel: Send + Sync {
     /// # Errors
     /// If the tokenizer cannot be had or loaded.
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError>;
+
+    /// The network itself, to be tuned: the one without an adapter.
+    ///
+    /// # Errors
+    /// If it is not on this machine, or cannot be had or loaded.
+    fn network(&self) -> Result<LocalModel, CallError> {
+        Err(CallError::Failed(ELSEWHERE.to_string()))
+    }
+
+    /// The model with an adapter.
+    ///
+    /// # Errors
+    /// If it is not on this machine, cannot be had or loaded, or the adapter is of another.
+    fn adapted(&self, _adapter: &Lora) -> Result<Arc<dyn LanguageModel>, CallError> {
+        Err(CallError::Failed(ELSEWHERE.to_string()))
+    }
 }
+
+/// Why a model cannot be tuned.
+const ELSEWHERE: &str = "only an embedded model can be tuned; this one answers from elsewhere";
 
 /// Gathers the answers to a batch in its order.
 ///

@@ -113,7 +113,7 @@ impl Operator for LlmGenerate {
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let (Ok((names, template, how)), Ok(model)) = (self.parts(inputs), inputs.language_model()) else {
+        let (Ok((names, template, how)), Ok(model)) = (self.parts(inputs), inputs.served()) else {
             unreachable!("checked by output")
         };
         let requests = graph.map("requests", inputs.inputs[0].leaf, move |key, row, out| {
@@ -121,7 +121,8 @@ impl Operator for LlmGenerate {
             out.push((key.clone(), Row::from([Value::text(prompt)])));
             Ok(())
         });
-        graph.infer("", requests, WriteTexts { model: model.clone(), how })
+        let artifacts = model.artifacts(&[]);
+        graph.infer_with("", requests, &artifacts, WriteTexts { model, how })
     }
 }
 

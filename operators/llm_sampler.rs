@@ -5,8 +5,6 @@
 //! paid for and remembered is the distribution: other temperatures, seeds or numbers of candidates
 //! cost no further call.
 
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +12,11 @@ use crate::{
     category_map::CategoryTable,
     choose_labels::{ChooseLabels, cells},
     choosing::{Choosing, Question, pick},
-    label_policy::{LabelPrior, ScoreLabels, draws, fit_prior},
-    language_model::LanguageModel,
+    label_policy::{LabelPrior, ScoreLabels, allowed, draws, fit_prior},
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema},
+    served::Served,
     shape::{Fitted, Graph, LeafId},
 };
 
@@ -94,12 +92,6 @@ impl LlmSampler {
     }
 }
 
-/// Labels that are not wholly made of recent interests.
-fn allowed(prior: &LabelPrior, recent: &[Value]) -> Vec<bool> {
-    let met = |part: &String| recent.iter().any(|r| r.as_text() == Some(part));
-    prior.parts.iter().map(|parts| !parts.iter().all(met)).collect()
-}
-
 impl Operator for LlmSampler {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         let columns = self.columns(inputs)?;
@@ -114,7 +106,7 @@ impl Operator for LlmSampler {
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let (Ok(at), Ok(model)) = (self.columns(inputs), inputs.language_model()) else {
+        let (Ok(at), Ok(model)) = (self.columns(inputs), inputs.served()) else {
             unreachable!("checked by output")
         };
         let Some(labels) = graph.labels_of::<CategoryTable>(&inputs.inputs[1].name) else {
@@ -122,10 +114,10 @@ impl Operator for LlmSampler {
         };
         let prompts = inputs.inputs[0].leaf;
         let neutral = inputs.inputs[0].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
-        let prior = fit_prior(graph, labels, model.clone(), neutral);
+        let prior = fit_prior(graph, labels, model.base().clone(), neutral);
         match self.decoding {
-            Decoding::Full => self.all_labels(at, graph, prompts, labels, prior, model),
-            Decoding::Lazy => self.best_labels(at, graph, prompts, prior, model),
+            Decoding::Full => self.all_labels(at, graph, prompts, labels, prior, &model),
+            Decoding::Lazy => self.best_labels(at, graph, prompts, prior, &model),
         }
     }
 }
@@ -149,13 +141,18 @@ impl LlmSampler {
         prompts: LeafId,
         labels: Fitted<CategoryTable>,
         prior: Fitted<LabelPrior>,
-        model: &Arc<dyn LanguageModel>,
+        model: &Served,
     ) -> LeafId {
         let requests = graph.map("requests", prompts, move |key, row, out| {
             out.push((key.clone(), Row::from([row[at.prompt].clone()])));
             Ok(())
         });
-        let answers = graph.infer_with("answers", requests, labels, ScoreLabels(model.clone()));
+        let answers = graph.infer_with(
+            "answers",
+            requests,
+            &model.artifacts(&[labels.leaf()]),
+            ScoreLabels(model.clone()),
+        );
         let answered = graph.join("answered", prompts, answers, move |key, prompt, answer, out| {
             out.push((key.clone(), Row::from([prompt[at.recent].clone(), answer[0].clone()])));
         });
@@ -175,7 +172,7 @@ impl LlmSampler {
         graph: &mut Graph,
         prompts: LeafId,
         prior: Fitted<LabelPrior>,
-        model: &Arc<dyn LanguageModel>,
+        model: &Served,
     ) -> LeafId {
         let requests = graph.map("requests", prompts, move |key, row, out| {
             let asked = Row::from([row[at.prompt].clone(), row[at.recent].clone()]);
@@ -194,7 +191,7 @@ impl LlmSampler {
             count: usize::try_from(self.candidates).unwrap_or(usize::MAX),
             question,
         };
-        let answers = graph.infer_with("answers", requests, prior, kernel);
+        let answers = graph.infer_with("answers", requests, &model.artifacts(&[prior.leaf()]), kernel);
         graph.join("", prompts, answers, move |key, prompt, answer, out| {
             out.push((key.clone(), Row::from([prompt[at.recent].clone(), answer[0].clone()])));
         })

@@ -16,7 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     language_model::LanguageModel,
     schema::Schema,
-    shape::{Graph, LeafId},
+    served::{ModelVersion, Served},
+    shape::{Fitted, Graph, LeafId},
 };
 
 /// Something wrong with a node, placed by a path into its YAML: `["with", "levels"]`, `["in", "0"]`.
@@ -75,6 +76,8 @@ pub struct Model {
     pub kind: String,
     /// The language model behind it, for the kinds that have one.
     pub language: Option<Arc<dyn LanguageModel>>,
+    /// The version in use, where a node of the pipeline updates it.
+    pub version: Option<Fitted<ModelVersion>>,
 }
 
 /// Everything an operator may know when it is checked and built.
@@ -85,6 +88,8 @@ pub struct Inputs<'a> {
     pub inputs: &'a [Input],
     /// The model it names.
     pub model: Option<&'a Model>,
+    /// The model it makes versions of.
+    pub updates: Option<&'a Model>,
     /// The folder of the pipeline file: relative paths start here.
     pub folder: &'a Path,
     /// Digests of the files read, by path as written: a part of the node's logic.
@@ -166,6 +171,26 @@ impl<'a> Inputs<'a> {
         })
     }
 
+    /// The language model the node names, as it is to be asked: in the version that the pipeline fits.
+    ///
+    /// # Errors
+    /// If it names none, or a model of another kind.
+    pub fn served(&self) -> Result<Served, Problem> {
+        let base = self.language_model()?.clone();
+        Ok(Served::new(base, self.model.and_then(|model| model.version)))
+    }
+
+    /// The language model the node makes versions of.
+    ///
+    /// # Errors
+    /// If it names none.
+    pub fn updated(&self) -> Result<&'a Arc<dyn LanguageModel>, Problem> {
+        let model = self.updates.and_then(|model| model.language.as_ref());
+        model.ok_or_else(|| {
+            Problem::field("op", "this operator trains a model").help("add `updates: NAME` to the node")
+        })
+    }
+
     /// The text of a file the node names by a parameter.
     ///
     /// # Errors
@@ -192,6 +217,11 @@ pub trait Operator: Send + Sync {
 
     /// The kinds of models the node may name; none, for an operator that has no model.
     fn model_kinds(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The kinds of models the node may make versions of; none, for an operator that trains none.
+    fn updated_kinds(&self) -> &'static [&'static str] {
         &[]
     }
 

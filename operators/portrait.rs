@@ -4,7 +4,7 @@
 //! user or an item reaches it. What it writes becomes part of prompts, so it is made harmless like
 //! any text from data; and where it writes nothing, the fixed wording stays.
 
-use std::{ops::ControlFlow, path::Path, sync::Arc};
+use std::{ops::ControlFlow, path::Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::{
     chat::chat_safe,
-    language_model::{LanguageModel, Writing},
+    language_model::Writing,
     operator::{Inputs, Problem},
-    shape::{CallError, Progress},
+    served::Served,
+    shape::{CallError, LeafId, Loaded, Progress},
     taste::{Facts, Favourite},
     template::Template,
     writing::WritingParameters,
@@ -38,7 +39,7 @@ const LIMITS: (usize, usize) = (400, 120);
 
 /// Writes portraits.
 pub(crate) struct PortraitWriter {
-    model: Arc<dyn LanguageModel>,
+    model: Served,
     template: Template,
     digest: String,
     format: Format,
@@ -55,7 +56,7 @@ impl PortraitWriter {
         path: &Path,
         format: Format,
         writing: &WritingParameters,
-    ) -> Result<impl FnOnce(Arc<dyn LanguageModel>) -> Self + use<>, Problem> {
+    ) -> Result<impl FnOnce(Served) -> Self + use<>, Problem> {
         let tag = json!({ "type": "string", "maxLength": TAGS.1 });
         let tags = json!({ "type": "array", "items": tag, "minItems": 1, "maxItems": TAGS.0 });
         let how = writing.writing("writing", (format == Format::Tags).then_some(&tags))?;
@@ -74,7 +75,12 @@ impl PortraitWriter {
     pub(crate) fn logic(&self) -> String {
         // A plain struct of numbers and texts always has a JSON form.
         let how = serde_json::to_string(&self.how).unwrap_or_default();
-        format!("{} {} {:?} {how}", self.model.digest(), self.digest, self.format)
+        format!("{} {} {:?} {how}", self.model.base().digest(), self.digest, self.format)
+    }
+
+    /// What [`PortraitWriter::write`] needs: the version of its model.
+    pub(crate) fn artifacts(&self) -> Vec<LeafId> {
+        self.model.artifacts(&[])
     }
 
     /// A portrait of each group; nothing for a group of which nothing is known, or of which the model
@@ -84,6 +90,7 @@ impl PortraitWriter {
     /// If the model cannot be had, or fails at one of them.
     pub(crate) fn write(
         &self,
+        artifacts: &[Loaded],
         groups: &[(&str, &Facts)],
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Option<String>>, CallError> {
@@ -92,7 +99,7 @@ impl PortraitWriter {
         let prompts = prompts.collect::<Result<Vec<String>, _>>()?;
         let mut texts: Vec<Option<String>> = vec![None; groups.len()];
         let mut written = vec![];
-        self.model.write(&self.how, &prompts, &mut |at, text| {
+        self.model.model(artifacts)?.write(&self.how, &prompts, &mut |at, text| {
             written.push((known[at], text));
             ControlFlow::Continue(())
         })?;
@@ -129,13 +136,15 @@ fn prompt(template: &Template, group: &str, facts: &Facts) -> Result<String, Str
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::testing::Echo;
 
     fn writer(template: &str, format: Format) -> PortraitWriter {
         let template = Template::compile(template.to_string()).unwrap();
         let (digest, how) = (String::new(), Writing::default());
-        PortraitWriter { model: Arc::new(Echo), template, digest, format, how }
+        PortraitWriter { model: Served::new(Arc::new(Echo), None), template, digest, format, how }
     }
 
     fn group(names: &[&str]) -> Facts {
@@ -150,7 +159,7 @@ mod tests {
             Format::Text,
         );
         let groups = [group(&["War<|im_end|>", "Drama\n"]), group(&[])];
-        let texts = told.write(&[("g1", &groups[0]), ("g2", &groups[1])], &mut |_| ()).unwrap();
+        let texts = told.write(&[], &[("g1", &groups[0]), ("g2", &groups[1])], &mut |_| ()).unwrap();
         assert_eq!(texts, [Some("g1: War 40/8 Drama 40/8".to_string()), None]);
     }
 

@@ -17,6 +17,7 @@ use crate::{
     chat::{NAME_LIMIT, chat_safe},
     operator::{Described, Inputs, Operator, Problem, Problems},
     ordered::encode_row,
+    replay::PromptRecipe,
     row::{Row, Value},
     schema::{Column, Schema, Type},
     shape::{Graph, LeafId},
@@ -128,12 +129,14 @@ impl Operator for PromptBuilder {
         let neutral = render(&template, "", "", &[]).map_err(|e| vec![Problem::with("template", e)])?;
         let names: BTreeMap<_, _> = self.fallbacks.iter().map(|f| (*f, ())).collect();
         let fallbacks = serde_json::to_string(&names.into_keys().collect::<Vec<_>>()).unwrap_or_default();
-        Ok(Schema::new(
+        let schema = Schema::new(
             [Column::new("group", Type::Text), Column::new("hash", Type::Text)],
             [recent, Column::new("profile", Type::Text), Column::new("prompt", Type::Text)],
-        )
-        .with_note("neutral_prompt", neutral)
-        .with_note("fallbacks", fallbacks))
+        );
+        let schema = schema.with_note("neutral_prompt", neutral).with_note("fallbacks", fallbacks);
+        let passed = ["recents_of", "recents_by"].into_iter();
+        let passed = passed.filter_map(|note| Some((note, inputs.inputs[2].schema.notes.get(note)?)));
+        Ok(passed.fold(schema, |schema, (note, text)| schema.with_note(note, text)))
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
@@ -142,6 +145,14 @@ impl Operator for PromptBuilder {
         };
         let own_keys = self.own_keys();
         let [groups, profiles, recents] = [0, 1, 2].map(|at| inputs.inputs[at].leaf);
+        let logic = inputs.files.borrow().get(&self.template).cloned().unwrap_or_default();
+        graph.publish_recipe(PromptRecipe {
+            logic,
+            template: template.clone(),
+            groups: (groups, group),
+            profiles: (profiles, profile),
+            recents: (recents, recent),
+        });
         let own = graph.join("own_keys", groups, recents, move |_, left, right, out| {
             out.extend(own_keys(&left[group], &right[recent]));
         });

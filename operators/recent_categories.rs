@@ -90,7 +90,10 @@ impl Operator for RecentCategories {
         }
         let mut column = Column::new("categories", Type::Text.list());
         column.domain = domain;
-        Ok(Schema::new(inputs.inputs[0].schema.key.clone(), [column]))
+        let schema = Schema::new(inputs.inputs[0].schema.key.clone(), [column]);
+        // A plain struct of numbers and names always has a JSON form.
+        let parameters = serde_json::to_string(self).unwrap_or_default();
+        Ok(schema.with_note("recents_of", &inputs.inputs[0].name).with_note("recents_by", parameters))
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {

@@ -5,7 +5,7 @@
 //! reward model is trained the score is zero-shot: the win rate against the other labels, prior
 //! subtracted.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,11 @@ use crate::{
     choose_labels::ChooseLabels,
     choosing::Question,
     label_policy::{LabelPrior, ScoreLabels, fit_prior, label_domain, win_rates},
-    language_model::LanguageModel,
     operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
     row::{Row, Value},
     schema::{Column, Schema},
+    served::Served,
     shape::{Fitted, Graph, KernelError, LeafId},
     template::Template,
 };
@@ -119,18 +119,18 @@ impl Operator for Scorer {
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let (Ok(parts), Ok(model)) = (self.parts(inputs), inputs.language_model()) else {
+        let (Ok(parts), Ok(model)) = (self.parts(inputs), inputs.served()) else {
             unreachable!("checked by output")
         };
         let Some(labels) = graph.labels_of::<CategoryTable>(&parts.labels) else {
             unreachable!("the candidates' domain is a category_map")
         };
         let neutral = render(&parts.template, "", "", &[]).unwrap_or_default();
-        let prior = fit_prior(graph, labels, model.clone(), neutral);
+        let prior = fit_prior(graph, labels, model.base().clone(), neutral);
         let [novel, prompts] = [0, 1].map(|at| inputs.inputs[at].leaf);
         match self.against {
-            Against::Labels => against_labels(parts, graph, [novel, prompts], labels, prior, model),
-            Against::Candidates => against_candidates(parts, graph, [novel, prompts], prior, model),
+            Against::Labels => against_labels(parts, graph, [novel, prompts], labels, prior, &model),
+            Against::Candidates => against_candidates(parts, graph, [novel, prompts], prior, &model),
         }
     }
 }
@@ -151,14 +151,15 @@ fn against_labels(
     [novel, prompts]: [LeafId; 2],
     labels: Fitted<CategoryTable>,
     prior: Fitted<LabelPrior>,
-    model: &Arc<dyn LanguageModel>,
+    model: &Served,
 ) -> LeafId {
     let Parts { recent, candidates, .. } = parts;
     let requests = graph.map("requests", prompts, move |key, row, out| {
         out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
         Ok(())
     });
-    let answers = graph.infer_with("answers", requests, labels, ScoreLabels(model.clone()));
+    let answers =
+        graph.infer_with("answers", requests, &model.artifacts(&[labels.leaf()]), ScoreLabels(model.clone()));
     let rates = graph.map_with("rates", answers, prior, |prior, key, row, out| {
         let rates = win_rates(&prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?));
         let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
@@ -177,7 +178,7 @@ fn against_candidates(
     graph: &mut Graph,
     [novel, prompts]: [LeafId; 2],
     prior: Fitted<LabelPrior>,
-    model: &Arc<dyn LanguageModel>,
+    model: &Served,
 ) -> LeafId {
     let Parts { recent, candidates, .. } = parts;
     let relevance = graph.map("relevance_prompts", prompts, move |key, row, out| {
@@ -197,9 +198,9 @@ fn against_candidates(
             draws: prior.labels.iter().map(draw).collect(),
         }
     };
-    let name = "candidates".to_string();
+    let (name, artifacts) = ("candidates".to_string(), model.artifacts(&[prior.leaf()]));
     let kernel = ChooseLabels { model: model.clone(), name, temperature: 0.0, count: usize::MAX, question };
-    let answers = graph.infer_with("answers", requests, prior, kernel);
+    let answers = graph.infer_with("answers", requests, &artifacts, kernel);
     graph.join("", novel, answers, move |key, novel, answer, out| {
         let scores: Vec<(Value, f32)> =
             answer[0].as_list().unwrap_or_default().iter().filter_map(score).collect();

@@ -6,7 +6,10 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-pub use crate::graph::{Fitted, Graph, Leaf, present};
+pub use crate::{
+    fitting::{Artifact, FitKernel, LoadKernel, Progress, Snapshot, Watch},
+    graph::{Fitted, Graph, Leaf, present},
+};
 use crate::{
     language_model::Answered,
     row::{Keyed, Row, Value},
@@ -117,7 +120,7 @@ impl std::ops::AddAssign for Cost {
 
 /// An expensive function of a request, called once per distinct request.
 pub trait InferKernel: Send + Sync {
-    /// What beside the request and the artifact decides the answer: name and version of the
+    /// What beside the request and the artifacts decides the answer: name and version of the
     /// function, digest of its model. Part of the memo key.
     fn logic(&self) -> String;
 
@@ -131,7 +134,7 @@ pub trait InferKernel: Send + Sync {
     /// If no request can be answered, such as when the model cannot be loaded; or no further one.
     fn run(
         &self,
-        artifact: Option<&Loaded>,
+        artifacts: &[Loaded],
         requests: &[Row],
         answered: &mut Answered<'_, Row>,
     ) -> Result<Cost, CallError>;
@@ -145,44 +148,6 @@ pub trait InferKernel: Send + Sync {
         Ok(Cost::default())
     }
 }
-
-/// Something fitted from data: durable as bytes, the same bytes from the same input.
-pub trait Artifact: Any + Send + Sync + Sized {
-    /// The durable form.
-    fn to_bytes(&self) -> Vec<u8>;
-
-    /// Reads the durable form.
-    ///
-    /// # Errors
-    /// If the bytes were not written by [`Artifact::to_bytes`].
-    fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError>;
-}
-
-/// A relation at rest, in canonical order.
-pub trait Snapshot {
-    /// Calls `visit` with key, row and count (at least 1) in the order of (key, row).
-    fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64));
-}
-
-/// How far a fit is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
-    /// Steps done.
-    pub done: u64,
-    /// Steps in all, as far as is known.
-    pub total: u64,
-    /// What a person wants to see beside the bar.
-    pub note: &'a str,
-}
-
-/// Fits an artifact from snapshots of its inputs and from artifacts fitted before.
-pub type FitKernel = Arc<
-    dyn Fn(&[&dyn Snapshot], &[Loaded], &mut dyn FnMut(Progress<'_>)) -> Result<Vec<u8>, CallError>
-        + Send
-        + Sync,
->;
-/// Reads an artifact's durable form.
-pub type LoadKernel = Arc<dyn Fn(&[u8]) -> Result<Loaded, KernelError> + Send + Sync>;
 
 /// The shape of a leaf, with its kernel.
 #[derive(Clone)]
@@ -227,8 +192,8 @@ pub enum Shape {
     Infer {
         /// Requests by key.
         requests: LeafId,
-        /// The artifact that answers, where it is a fitted one.
-        artifact: Option<LeafId>,
+        /// The artifacts the kernel reads, where what answers was fitted.
+        artifacts: Vec<LeafId>,
         /// What is done.
         kernel: Arc<dyn InferKernel>,
     },
@@ -258,8 +223,8 @@ impl Shape {
             Shape::Fold { source, dim, .. } => std::iter::once(*source).chain(dim.map(|(d, _)| d)).collect(),
             Shape::Reduce { inputs, .. } => inputs.clone(),
             Shape::Join { left, right, .. } => vec![*left, *right],
-            Shape::Infer { requests, artifact, .. } => {
-                [Some(*requests), *artifact].into_iter().flatten().collect()
+            Shape::Infer { requests, artifacts, .. } => {
+                std::iter::once(requests).chain(artifacts).copied().collect()
             }
             Shape::Fit { inputs, artifacts, .. } => inputs.iter().chain(artifacts).copied().collect(),
         }

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    language_model::{Answered, LanguageModel, Writing, Written},
+    language_model::{Answered, Writing, Written},
     lm,
     operator::Problem,
     row::{Row, Value},
+    served::Served,
     shape::{CallError, Cost, InferKernel, KernelError, Loaded},
 };
 
@@ -61,7 +62,7 @@ impl WritingParameters {
 
 /// Has a text written for each request, which is one prompt.
 pub(crate) struct WriteTexts {
-    pub(crate) model: Arc<dyn LanguageModel>,
+    pub(crate) model: Served,
     pub(crate) how: Writing,
 }
 
@@ -83,7 +84,7 @@ impl InferKernel for WriteTexts {
     fn logic(&self) -> String {
         // A plain struct of numbers and texts always has a JSON form.
         let how = serde_json::to_string(&self.how).unwrap_or_default();
-        format!("write_texts/1 {} {how}", self.model.digest())
+        format!("write_texts/1 {} {how}", self.model.base().digest())
     }
 
     fn cheap(&self) -> bool {
@@ -92,17 +93,17 @@ impl InferKernel for WriteTexts {
 
     fn run(
         &self,
-        _: Option<&Loaded>,
+        artifacts: &[Loaded],
         requests: &[Row],
         answered: &mut Answered<'_, Row>,
     ) -> Result<Cost, CallError> {
         let prompts = Self::prompts(requests);
-        self.model
-            .write(&self.how, &prompts, &mut |at, text| answered(at, text.and_then(|text| self.row(text))))
+        let model = self.model.model(artifacts)?;
+        model.write(&self.how, &prompts, &mut |at, text| answered(at, text.and_then(|text| self.row(text))))
     }
 
     fn price(&self, requests: &[Row]) -> Result<Cost, CallError> {
-        let mut cost = self.model.price(&Self::prompts(requests))?;
+        let mut cost = self.model.base().price(&Self::prompts(requests))?;
         cost.completion_tokens += (requests.len() * self.how.max_tokens) as u64;
         Ok(cost)
     }
@@ -117,7 +118,7 @@ mod tests {
     fn kernel(change: impl Fn(&mut Writing)) -> WriteTexts {
         let mut how = Writing::default();
         change(&mut how);
-        WriteTexts { model: Arc::new(Echo), how }
+        WriteTexts { model: Served::new(Arc::new(Echo), None), how }
     }
 
     #[test]
@@ -155,9 +156,9 @@ mod tests {
             std::ops::ControlFlow::Continue(())
         };
         kernel(|how| how.schema = Some(Arc::new(json!({"type": "null"}))))
-            .run(None, &requests, &mut hear)
+            .run(&[], &requests, &mut hear)
             .unwrap();
-        kernel(|_| ()).run(None, &requests, &mut hear).unwrap();
+        kernel(|_| ()).run(&[], &requests, &mut hear).unwrap();
         assert_eq!(heard, [true, false, true, true]);
     }
 }

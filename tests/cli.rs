@@ -217,7 +217,7 @@ fn mistakes_in_a_pipeline_are_told_with_place_and_remedy() {
     case("min_clicks: 2", "min_clicks: two", &["min_clicks", "whole number"]);
     case("in: [events, genre]", "in: [events, gnere]", &["unknown source or node", "`genre`"]);
     case("in: [events, genre]", "in: [genre, events]", &["is a relation"]);
-    case("in: [items, events]", "in: [long_term, events]", &["read each other"]);
+    case("in: [items, events]", "in: [long_term, events]", &["wait for each other"]);
     case("item_id: u64, title", "item_id: text, title", &["item_id", "declare the same type"]);
     case("exclude_last: 2", "exclude_last: $params.none", &["none"]);
     case("connector: kv", "connector: kvv", &["unknown sink connector"]);

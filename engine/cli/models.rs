@@ -43,7 +43,7 @@ pub enum Action {
         /// What to score.
         #[command(flatten)]
         batch: Batch,
-        /// An adapter for the model (not built yet).
+        /// An adapter for the model: a folder of PEFT, as `models export` writes it.
         #[arg(long, value_name = "DIR")]
         adapter: Option<PathBuf>,
     },
@@ -83,8 +83,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.action {
         Action::Assets(action) => assets::run(action, fetch::models, |name| Ok(fetch::model(name)?.path)),
         Action::Tokenize(batch) => tokenize(batch),
-        Action::Score { adapter: Some(_), .. } => Err(not_built("models score --adapter")),
-        Action::Score { batch, adapter: None } => with_models(|models| score(batch, models)),
+        Action::Score { batch, adapter } => with_models(|models| score(batch, adapter.as_deref(), models)),
         Action::Generate(batch) => with_models(|models| generate::run(batch, models)),
         Action::Promote(_) => Err(not_built("models promote")),
         Action::Rollback(_) => Err(not_built("models rollback")),
@@ -154,10 +153,16 @@ struct Scores {
     logprobs: Vec<f32>,
 }
 
-fn score(batch: &Batch, models: &dyn ModelProvider) -> Result<(), Failure> {
+fn score(batch: &Batch, adapter: Option<&Path>, models: &dyn ModelProvider) -> Result<(), Failure> {
     let questions: Vec<Question> = lines(&batch.input)?;
     fetch::model(&batch.base)?;
-    let model = models.language(&batch.base).map_err(output::failed)?;
+    let mut model = models.language(&batch.base).map_err(output::failed)?;
+    if let Some(folder) = adapter {
+        let failed = |error| RunError::call(&batch.base, error);
+        let network = model.network().map_err(failed)?;
+        let wrong = |error| Failure::new(66, format!("error: {}: {error}", folder.display()));
+        model = model.adapted(&network.read_adapter(folder).map_err(wrong)?).map_err(failed)?;
+    }
     let mut answers: Vec<Vec<f32>> = vec![Vec::new(); questions.len()];
     for (labels, places) in by_labels(&questions) {
         let prompts: Vec<String> = places.iter().map(|at| questions[*at].prompt.clone()).collect();

@@ -6,7 +6,7 @@ use coea_operators::{language_model::LanguageModel, operator::Model};
 
 use super::Lowering;
 use crate::{
-    diagnostic::did_you_mean,
+    diagnostic::{Spanned, did_you_mean},
     models::is_remote,
     price::Price,
     remote::settings::Settings,
@@ -40,7 +40,7 @@ impl Lowering<'_> {
                 self.broken.insert(name);
                 continue;
             }
-            models.insert(name.clone(), Model { name, kind: kind.value.clone(), language });
+            models.insert(name.clone(), Model { name, kind: kind.value.clone(), language, version: None });
         }
         models
     }
@@ -128,15 +128,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// The model a node names: `Some(None)` if it names none, `None` if the name is wrong.
+    /// The model that is named, in the version that a node makes of it: `Some(None)` if none is named,
+    /// `None` if the name is wrong.
     pub(super) fn model(
         &mut self,
-        node: &NodeSpec,
+        name: Option<&Spanned<String>>,
         models: &BTreeMap<String, Model>,
     ) -> Option<Option<Model>> {
-        let Some(name) = &node.model else { return Some(None) };
+        let Some(name) = name else { return Some(None) };
         if let Some(model) = models.get(name.as_str()) {
-            return Some(Some(model.clone()));
+            let updater = self.updaters.get(name.as_str());
+            let version = updater.and_then(|node| self.graph.version_of(node));
+            return Some(Some(Model { version, ..model.clone() }));
         }
         if !self.broken.contains(name.as_str()) {
             self.unknown("model", name, models.keys().map(String::as_str).collect());
@@ -144,17 +147,46 @@ impl Lowering<'_> {
         None
     }
 
-    /// A model that the operator has no use for is a mistake, not a decoration.
-    pub(super) fn fitting_model(&mut self, node: &NodeSpec, model: Option<&Model>, kinds: &[&str]) {
-        let (Some(name), Some(model)) = (&node.model, model) else { return };
+    /// A model that the operator has no use for is a mistake, not a decoration; `kinds` are those that it
+    /// wants in a field.
+    pub(super) fn fitting_model(
+        &mut self,
+        op: &str,
+        name: Option<&Spanned<String>>,
+        model: Option<&Model>,
+        (field, kinds): (&str, &[&str]),
+    ) {
+        let (Some(name), Some(model)) = (name, model) else { return };
         if kinds.contains(&model.kind.as_str()) {
             return;
         }
         let help = match kinds {
-            [] => "remove `model`".to_string(),
+            [] => format!("remove `{field}`"),
             kinds => format!("name a model of kind `{}`", kinds.join("` or `")),
         };
-        let message = format!("{} has no use for `{}`, a {}", node.op.value, name.value, model.kind);
+        let message = match field {
+            "updates" => format!("{op} makes no versions of `{}`, a {}", name.value, model.kind),
+            _ => format!("{op} has no use for `{}`, a {}", name.value, model.kind),
+        };
         self.error(&name.span, message, Some(help));
+    }
+
+    /// Notes who makes versions of a model: one node, of a model on this machine.
+    pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>) {
+        let Some(model) = &named.spec.updates else { return };
+        let spec = self.spec.models.iter().find(|known| known.name.value == model.value);
+        if spec.and_then(|known| known.spec.base.as_ref()).is_some_and(|base| is_remote(base)) {
+            let message = format!("`{}` is on a server, where it cannot be updated", model.value);
+            let help = "give the model a `base` on this machine: a name, a GGUF file or a folder".to_string();
+            self.error(&model.span, message, Some(help));
+        }
+        let node = named.name.value.clone();
+        if let Some(first) = self.updaters.get(model.as_str()) {
+            let message = format!("`{}` is already updated by `{first}`", model.value);
+            let help = "give one of them a model of its own".to_string();
+            self.error(&model.span, message, Some(help));
+            return;
+        }
+        self.updaters.insert(model.value.clone(), node);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
 
 use super::Lowering;
+use crate::spec::NodeSpec;
 
 impl Lowering<'_> {
     /// The nodes in dependency order; the order of the document breaks ties.
@@ -18,6 +19,15 @@ impl Lowering<'_> {
         let mut waits: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); spec.nodes.len()];
         for (at, node) in spec.nodes.iter().enumerate() {
             for from in node.spec.inputs.iter().filter_map(|input| place(input)) {
+                graph.add_edge(indices[from], indices[at], ());
+                waits[at].insert(from);
+            }
+            // Who asks a model waits for the node that makes its version.
+            let makes = |other: &NodeSpec| {
+                let made = other.updates.as_ref().map(|model| &model.value);
+                made.is_some() && made == node.spec.model.as_ref().map(|model| &model.value)
+            };
+            for from in (0..spec.nodes.len()).filter(|from| makes(&spec.nodes[*from].spec)) {
                 graph.add_edge(indices[from], indices[at], ());
                 waits[at].insert(from);
             }
@@ -47,7 +57,7 @@ impl Lowering<'_> {
         let help = "the only way back is a model: name it in `updates`, and it takes effect a cycle later";
         self.error(
             &span,
-            format!("these nodes read each other: {}", names.join(", ")),
+            format!("these nodes wait for each other: {}", names.join(", ")),
             Some(help.to_string()),
         );
     }

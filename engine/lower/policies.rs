@@ -16,10 +16,6 @@ impl Lowering<'_> {
             let help = Some("write `refit: { when: once }`".to_string());
             self.error(&refit.span, "this refit policy is not built yet", help);
         }
-        if let Some(updates) = &node.updates {
-            let message = format!("`{}` cannot be updated: no operator trains models yet", updates.value);
-            self.error(&updates.span, message, None);
-        }
     }
 
     /// A policy for something that is not there would only look as if it did something.

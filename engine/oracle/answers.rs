@@ -11,11 +11,11 @@ use coea_operators::{
     shape::{CallError, InferKernel, LeafId, Loaded},
 };
 
-use super::{Oracle, Table, add};
+use super::{NO_ROWS, Oracle, Table, add};
 use crate::{
     runtime::{
         RunError,
-        address::memo_key,
+        address::{joined, memo_key},
         backlog::{TABLE as BACKLOG, waiting_at},
         commit::failed_at,
     },
@@ -48,18 +48,35 @@ pub struct BadAnswer {
 }
 
 impl Oracle<'_> {
+    /// The rows of a leaf with the artifacts they are computed with; without one of them, none.
+    pub(super) fn with_versions(
+        &self,
+        input: LeafId,
+        artifacts: &[LeafId],
+    ) -> Result<Versioned<'_>, RunError> {
+        let (mut digests, mut loaded) = (None, Vec::new());
+        for fit in artifacts {
+            let Some((digest, artifact)) = self.artifact(*fit)? else {
+                return Ok((&NO_ROWS, None, Vec::new()));
+            };
+            digests = Some(joined(digests.as_deref(), &digest));
+            loaded.push(artifact);
+        }
+        Ok((&self.relations[input], digests, loaded))
+    }
+
     /// Requests with their answers; those that have none are noted.
     pub(super) fn infer(
         &mut self,
         leaf: LeafId,
         requests: LeafId,
-        artifact: Option<LeafId>,
+        artifacts: &[LeafId],
         kernel: &dyn InferKernel,
     ) -> Result<Table, RunError> {
         let name = self.plan.leaf_name(leaf);
         let logic = kernel.logic();
-        let (rows, version) = self.with_version(requests, artifact)?;
-        let digest = version.as_ref().map(|(digest, _)| digest.as_str());
+        let (rows, digests, loaded) = self.with_versions(requests, artifacts)?;
+        let digest = digests.as_deref();
         let asked: Vec<(MemoKey, &Keyed, i64)> =
             rows.iter().map(|(row, count)| (memo_key(&logic, digest, &row.1), row, *count)).collect();
         let distinct: BTreeMap<MemoKey, Row> =
@@ -81,8 +98,7 @@ impl Oracle<'_> {
         }
         let mut bad = Vec::new();
         if self.calls == Calls::Again {
-            let loaded = version.as_ref().map(|(_, loaded)| loaded);
-            bad = ask_again(&name, kernel, loaded, &distinct, &answers)
+            bad = ask_again(&name, kernel, &loaded, &distinct, &answers)
                 .map_err(|error| RunError::call(&self.plan.leaves[leaf].node, error))?;
         }
         self.out.bad_answers.extend(bad);
@@ -118,6 +134,9 @@ impl Oracle<'_> {
     }
 }
 
+/// Rows of a leaf with digest and artifact.
+pub(super) type Versioned<'a> = (&'a Table, Option<String>, Vec<Loaded>);
+
 /// Keyed rows with their counts.
 type Updates = Vec<(Keyed, i64)>;
 
@@ -125,7 +144,7 @@ type Updates = Vec<(Keyed, i64)>;
 fn ask_again(
     leaf: &str,
     kernel: &dyn InferKernel,
-    artifact: Option<&Loaded>,
+    artifacts: &[Loaded],
     requests: &BTreeMap<MemoKey, Row>,
     answers: &BTreeMap<MemoKey, Row>,
 ) -> Result<Vec<BadAnswer>, CallError> {
@@ -133,7 +152,7 @@ fn ask_again(
     let known: Vec<(&MemoKey, &Row)> = answers.iter().rev().collect();
     for batch in known.chunks(BATCH) {
         let rows: Vec<Row> = batch.iter().map(|(key, _)| requests[*key].clone()).collect();
-        let (again, _) = gather(rows.len(), |answered| kernel.run(artifact, &rows, answered))?;
+        let (again, _) = gather(rows.len(), |answered| kernel.run(artifacts, &rows, answered))?;
         for ((key, remembered), again) in batch.iter().zip(again) {
             if again.as_ref() != Ok(*remembered) {
                 bad.push(BadAnswer {

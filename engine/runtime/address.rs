@@ -9,15 +9,21 @@ use coea_operators::{
 
 use crate::state::memo::MemoKey;
 
-/// The memo key of a request: the content address of what decides its answer.
-pub fn memo_key(logic: &str, artifact: Option<&str>, request: &Row) -> MemoKey {
+/// The memo key of a request: the content address of what decides its answer. `artifacts` are the
+/// digests of those that the answer is made with, as [`joined`].
+pub fn memo_key(logic: &str, artifacts: Option<&str>, request: &Row) -> MemoKey {
     let mut hasher = blake3::Hasher::new();
-    for part in [logic.as_bytes(), artifact.unwrap_or_default().as_bytes()] {
+    for part in [logic.as_bytes(), artifacts.unwrap_or_default().as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
     hasher.update(&encode_row(request));
     *hasher.finalize().as_bytes()
+}
+
+/// The digests of several artifacts as one text.
+pub fn joined(before: Option<&str>, digest: &str) -> String {
+    before.map_or_else(|| digest.to_string(), |before| format!("{before} {digest}"))
 }
 
 /// A memo key as a row of the dataflow.

@@ -32,10 +32,11 @@ impl Driver<'_> {
     /// Calls a model for everything an inference waits for, as far as the budget goes.
     pub(super) fn ask(&mut self, leaf: LeafId) -> Result<(), RunError> {
         let plan = self.plan.clone();
-        let Shape::Infer { kernel, artifact, .. } = &plan.leaves[leaf].shape else { return Ok(()) };
+        let Shape::Infer { kernel, artifacts, .. } = &plan.leaves[leaf].shape else { return Ok(()) };
         let node = &plan.leaves[leaf].node;
-        let loaded = artifact.and_then(|artifact| self.fitted.get(&artifact));
-        let loaded = loaded.map(|artifact| self.artifacts.get(&artifact.digest)).transpose();
+        let fitted = artifacts.iter().filter_map(|artifact| self.fitted.get(artifact));
+        let loaded: Result<Vec<Loaded>, _> =
+            fitted.map(|artifact| self.artifacts.get(&artifact.digest)).collect();
         let loaded = loaded.map_err(|cause| RunError::call(node, cause))?;
         // In order of the request, so that what a budget cuts off does not depend on addresses.
         let mut requests: Vec<(Row, MemoKey)> =
@@ -48,7 +49,7 @@ impl Driver<'_> {
             let memo = (!self.options.dry).then(|| self.state.memo.clone());
             let desk = Desk::new(node, &keys, memo, self.manifest.epoch, self.listener);
             let began = Instant::now();
-            let (heard, outcome) = desk.ask(&**kernel, loaded.as_ref(), &rows);
+            let (heard, outcome) = desk.ask(&**kernel, &loaded, &rows);
             self.take_in(leaf, heard?, began.elapsed(), kernel.cheap(), &outcome)?;
             outcome.map_err(|error| RunError::call(node, error))?;
         }
@@ -144,10 +145,10 @@ impl<'a> Desk<'a> {
     fn ask(
         mut self,
         kernel: &dyn InferKernel,
-        artifact: Option<&Loaded>,
+        artifacts: &[Loaded],
         requests: &[Row],
     ) -> (Result<Heard, StateError>, Result<Cost, CallError>) {
-        let outcome = kernel.run(artifact, requests, &mut |at, answer| self.hear(at, answer));
+        let outcome = kernel.run(artifacts, requests, &mut |at, answer| self.hear(at, answer));
         if self.failure.is_none() {
             self.failure = self.write().err();
         }

@@ -1,17 +1,19 @@
 //! Fits: done once, when everything above them is complete, and durable when they are finished.
 
+use std::time::{Duration, Instant};
+
 use coea_operators::{
     ordered::encode_row,
     row::Row,
-    shape::{LeafId, Loaded, Progress, Shape, Snapshot},
+    shape::{CallError, LeafId, Loaded, Progress, Shape, Snapshot, Watch},
 };
 
 use super::{
     RunError,
-    driver::{Driver, fit_logic},
+    driver::{Driver, Listener, fit_logic},
     fold::Update,
 };
-use crate::state::{manifest::ArtifactState, tables::consolidate};
+use crate::state::{StateError, manifest::ArtifactState, memo::Memo, tables::consolidate};
 
 /// A relation in memory, in canonical order.
 struct Rows(Vec<Update>);
@@ -20,6 +22,41 @@ impl Snapshot for Rows {
     fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
         self.0.iter().filter(|(_, count)| *count > 0).for_each(|((key, row), count)| visit(key, row, *count));
     }
+}
+
+/// How long a fit works at most for something that a kill would lose.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A fit under way, as the driver sees it.
+struct Watched<'a> {
+    listener: &'a dyn Listener,
+    what: &'a str,
+    /// Where it is kept; nothing in a plan.
+    memo: Option<&'a Memo>,
+    identity: &'a [u8; 32],
+    since: Instant,
+}
+
+impl Watch for Watched<'_> {
+    fn progress(&mut self, p: Progress<'_>) {
+        self.listener.progress(self.what, p.done, p.total, p.note);
+    }
+
+    fn kept(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        self.memo.map_or(Ok(None), |memo| memo.checkpoint(self.identity)).map_err(unkept)
+    }
+
+    fn keep(&mut self, state: &dyn Fn() -> Vec<u8>) -> Result<(), CallError> {
+        let Some(memo) = self.memo.filter(|_| self.since.elapsed() >= PATIENCE) else { return Ok(()) };
+        memo.keep_checkpoint(self.identity, &state()).map_err(unkept)?;
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// What a fit is told when the database refuses.
+fn unkept(error: StateError) -> CallError {
+    CallError::Failed(format!("what was fitted so far cannot be kept: {error}"))
 }
 
 impl Driver<'_> {
@@ -66,8 +103,14 @@ impl Driver<'_> {
                     .map_err(|cause| RunError::call(node, cause))?;
                 let views: Vec<&dyn Snapshot> = snapshots.iter().map(|rows| rows as &dyn Snapshot).collect();
                 let what = format!("fit {}", plan.leaf_name(leaf));
-                let mut tell = |p: Progress<'_>| self.listener.progress(&what, p.done, p.total, p.note);
-                kernel(&views, &loaded, &mut tell).map_err(|error| RunError::call(node, error))?
+                let mut watched = Watched {
+                    listener: self.listener,
+                    what: &what,
+                    memo: (!self.options.dry).then_some(&self.state.memo),
+                    identity: &identity,
+                    since: Instant::now(),
+                };
+                kernel(&views, &loaded, &mut watched).map_err(|error| RunError::call(node, error))?
             }
         };
         let digest = match self.options.dry {

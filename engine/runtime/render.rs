@@ -21,7 +21,7 @@ use timely::{
 };
 
 use super::{
-    address::{memo_key, memo_row},
+    address::{joined, memo_key, memo_row},
     artifacts::Artifacts,
     fold::{Folds, Update},
 };
@@ -140,7 +140,7 @@ impl<'s> Rendering<'_, 's> {
             Shape::Source(_) | Shape::Fit { .. } => self.input(leaf),
             Shape::Map { input, artifact, kernel } => {
                 let (kernel, artifacts) = (kernel.clone(), self.artifacts.clone());
-                let rows = self.with_version(*input, *artifact);
+                let rows = self.with_versions(*input, artifact.as_slice());
                 self.fallible(leaf, rows, move |digest, (key, row), out| {
                     let loaded = digest.map(|digest| artifacts.get(digest)).transpose()?;
                     kernel(loaded.as_ref(), key, row, out)
@@ -160,25 +160,31 @@ impl<'s> Rendering<'_, 's> {
                 });
                 joined.flat_map(|rows| rows)
             }
-            Shape::Infer { requests, artifact, .. } => self.infer(leaf, *requests, *artifact),
+            Shape::Infer { requests, artifacts, .. } => self.infer(leaf, *requests, artifacts),
         })
     }
 
-    /// Rows beside the digest of the artifact they are mapped with: a version is data, so a new one
+    /// Rows beside the digests of the artifacts they are mapped with: a version is data, so a new one
     /// retracts what the old one gave.
-    fn with_version(
+    fn with_versions(
         &self,
         input: LeafId,
-        artifact: Option<LeafId>,
+        artifacts: &[LeafId],
     ) -> VecCollection<'s, Tick, (Option<Arc<str>>, Keyed), i64> {
-        let rows = self.of(input);
-        let Some(artifact) = artifact else { return rows.map(|row| (None, row)) };
-        let versions = self.of(artifact).flat_map(|(_, row)| {
-            let digest = row.first().and_then(Value::as_text).map(Arc::<str>::from);
-            (0..=u8::MAX).filter_map(move |shard| digest.clone().map(|digest| (shard, digest)))
-        });
-        let rows = rows.map(|row| (shard(&row.0), row));
-        rows.join_map(versions, |_, row, digest| (Some(digest.clone()), row.clone()))
+        let rows = self.of(input).map(|row| (None, row));
+        artifacts.iter().fold(
+            rows,
+            |rows: VecCollection<'s, Tick, (Option<Arc<str>>, Keyed), i64>, artifact| {
+                let versions = self.of(*artifact).flat_map(|(_, row)| {
+                    let digest = row.first().and_then(Value::as_text).map(Arc::<str>::from);
+                    (0..=u8::MAX).filter_map(move |shard| digest.clone().map(|digest| (shard, digest)))
+                });
+                let rows = rows.map(|(before, row)| (shard(&row.0), (before, row)));
+                rows.join_map(versions, |_, (before, row), digest| {
+                    (Some(joined(before.as_deref(), digest).into()), row.clone())
+                })
+            },
+        )
     }
 
     /// Maps rows; what a kernel cannot do is a row of the error relation, gone when its row is.
@@ -273,9 +279,9 @@ impl<'s> Rendering<'_, 's> {
     }
 
     /// Requests joined with results; those without a result are pending.
-    fn infer(&mut self, leaf: LeafId, requests: LeafId, artifact: Option<LeafId>) -> Relation<'s> {
+    fn infer(&mut self, leaf: LeafId, requests: LeafId, artifacts: &[LeafId]) -> Relation<'s> {
         let logic = self.plan.infer_logic(leaf);
-        let asked = self.with_version(requests, artifact).map(move |(digest, (key, request))| {
+        let asked = self.with_versions(requests, artifacts).map(move |(digest, (key, request))| {
             (memo_row(&memo_key(&logic, digest.as_deref(), &request)), (key, request))
         });
         let keys = asked.clone().map(|(memo, (key, _))| (memo, key));

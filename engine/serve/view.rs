@@ -11,6 +11,7 @@ use std::{
 
 use coea_operators::{
     row::Row,
+    served::VERSION,
     shape::{LeafId, Shape},
 };
 
@@ -109,11 +110,17 @@ impl View {
         match &self.plan.leaves[leaf].shape {
             Shape::Fit { .. } => {
                 let fitted = self.manifest.artifacts.get(&self.plan.leaf_name(leaf))?;
+                if let Some(model) = node.updates.as_ref().filter(|_| self.plan.leaves[leaf].role == VERSION)
+                {
+                    return Some((model.clone(), fitted.digest.clone()));
+                }
                 // A node that asks a language model names that one; what it fits beside is a part.
                 let asking = self.plan.infers().any(|at| self.plan.leaves[at].node == node.name && asks(at));
                 let own = node.model.clone().filter(|_| !asking);
                 Some((own.unwrap_or_else(|| self.plan.leaf_name(leaf)), fitted.digest.clone()))
             }
+            // A model that a node updates is the version of that node.
+            Shape::Infer { .. } if self.plan.updater(node.model.as_deref()).is_some() => None,
             Shape::Infer { .. } if asks(leaf) => {
                 // An inference's logic ends with the digest of its model.
                 let logic = self.plan.infer_logic(leaf);

@@ -22,8 +22,9 @@ pub type MemoKey = [u8; 32];
 
 const ANSWERS: &str = "answers";
 const UNUSED: &str = "unused";
-const FITS: &str = "fits";
-const ARTIFACTS: &str = "artifacts";
+pub(super) const FITS: &str = "fits";
+pub(super) const ARTIFACTS: &str = "artifacts";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// One remembered answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,7 +68,7 @@ impl Marks {
 
 /// Remembered results; without a store, they are remembered nowhere.
 #[derive(Clone)]
-pub struct Memo(Option<Arc<Store>>);
+pub struct Memo(pub(super) Option<Arc<Store>>);
 
 fn corrupt(error: postcard::Error) -> StateError {
     StateError::Corrupt(format!("memo: {error}"))
@@ -84,19 +85,22 @@ fn encode(answer: &Answer) -> Vec<u8> {
 
 impl Memo {
     pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
-        Ok(Memo(Some(Store::open_at(&dir.join("memo.lmdb"), &[ANSWERS, UNUSED, FITS, ARTIFACTS])?)))
+        Ok(Memo(Some(Store::open_at(
+            &dir.join("memo.lmdb"),
+            &[ANSWERS, UNUSED, FITS, ARTIFACTS, CHECKPOINTS],
+        )?)))
     }
 
     pub(super) fn scratch() -> Self {
         Memo(None)
     }
 
-    fn get(&self, database: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+    pub(super) fn get(&self, database: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let Some(store) = &self.0 else { return Ok(None) };
         store.snapshot()?.layered(database).get(key)
     }
 
-    fn write(&self, changes: Vec<(&'static str, Changes)>) -> Result<(), StateError> {
+    pub(super) fn write(&self, changes: Vec<(&'static str, Changes)>) -> Result<(), StateError> {
         self.0.as_ref().map_or(Ok(()), |store| store.write(changes))
     }
 
@@ -211,71 +215,6 @@ impl Memo {
             Ok(true)
         })
     }
-
-    /// The artifact that a fit of this identity produced, if it ever finished.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn fitted(&self, identity: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
-        match self.get(FITS, identity)? {
-            Some(digest) => self.get(ARTIFACTS, &digest),
-            None => Ok(None),
-        }
-    }
-
-    /// How many finished fits are remembered.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn fits(&self) -> Result<u64, StateError> {
-        let Some(store) = &self.0 else { return Ok(0) };
-        let mut fits = 0;
-        store.snapshot()?.layered(FITS).scan(&[], &mut |_, _| {
-            fits += 1;
-            Ok(true)
-        })?;
-        Ok(fits)
-    }
-
-    /// Makes a finished fit durable and gives the artifact's digest.
-    ///
-    /// # Errors
-    /// If the database refuses.
-    pub fn finish_fit(&self, identity: &[u8; 32], artifact: &[u8]) -> Result<[u8; 32], StateError> {
-        let digest = *blake3::hash(artifact).as_bytes();
-        let artifacts = Changes::from([(digest.to_vec(), Some(artifact.to_vec()))]);
-        let fits = Changes::from([(identity.to_vec(), Some(digest.to_vec()))]);
-        self.write(vec![(ARTIFACTS, artifacts), (FITS, fits)])?;
-        Ok(digest)
-    }
-
-    /// An artifact by its digest.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn artifact(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
-        self.get(ARTIFACTS, digest)
-    }
-
-    /// An artifact by its digest in hexadecimal.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn artifact_hex(&self, digest: &str) -> Result<Option<Vec<u8>>, StateError> {
-        match blake3::Hash::from_hex(digest) {
-            Ok(digest) => self.artifact(digest.as_bytes()),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Keeps an artifact that was fitted elsewhere.
-    ///
-    /// # Errors
-    /// If the database refuses.
-    pub fn keep_artifact(&self, artifact: &[u8]) -> Result<(), StateError> {
-        let digest = blake3::hash(artifact).as_bytes().to_vec();
-        self.write(vec![(ARTIFACTS, Changes::from([(digest, Some(artifact.to_vec()))]))])
-    }
 }
 
 #[cfg(test)]
@@ -320,15 +259,5 @@ mod tests {
         fn map_present(&self) -> Vec<bool> {
             self.iter().map(Option::is_some).collect()
         }
-    }
-
-    #[test]
-    fn fits_are_found_by_identity_and_digest() {
-        let dir = tempfile::tempdir().unwrap();
-        let memo = Memo::open(dir.path()).unwrap();
-        let digest = memo.finish_fit(&[7; 32], b"weights").unwrap();
-        assert_eq!(memo.fitted(&[7; 32]).unwrap().as_deref(), Some(&b"weights"[..]));
-        assert_eq!(memo.artifact(&digest).unwrap().as_deref(), Some(&b"weights"[..]));
-        assert!(memo.fitted(&[8; 32]).unwrap().is_none());
     }
 }

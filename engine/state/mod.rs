@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod changes;
+mod fits;
 mod folder;
 pub mod history;
 pub mod layered;

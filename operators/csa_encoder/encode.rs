@@ -29,11 +29,11 @@ impl InferKernel for Encode {
 
     fn run(
         &self,
-        artifact: Option<&Loaded>,
+        artifacts: &[Loaded],
         requests: &[Row],
         answered: &mut Answered<'_, Row>,
     ) -> Result<Cost, CallError> {
-        let encoder = present::<FittedEncoder>(artifact)?;
+        let encoder = present::<FittedEncoder>(artifacts.first())?;
         for (chunk, first) in requests.chunks(BATCH).zip((0..).step_by(BATCH)) {
             let sequence = |row| sequence(&encoder.items, &encoder.features, row, self.max_length);
             let batch: Vec<Sequence> = chunk.iter().map(sequence).collect();

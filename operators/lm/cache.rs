@@ -64,6 +64,11 @@ impl Cache {
         Self(Mutex::new(Tree::new(Some((sizes.heads, sizes.layers)), bound)))
     }
 
+    /// Bytes that are held at most.
+    pub(crate) fn bound(&self) -> usize {
+        self.tree().bound
+    }
+
     /// The tree, for as long as a call is planned.
     pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
         // A plan that panicked may have left nodes above the bound; the next one trims them.

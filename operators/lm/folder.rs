@@ -220,7 +220,7 @@ fn read_header(path: &Path, into: &mut BTreeMap<String, Place>) -> Result<(), Lm
 }
 
 /// The name a folder has for a tensor.
-fn their_name(name: &str) -> Option<String> {
+pub(super) fn their_name(name: &str) -> Option<String> {
     let whole = match name {
         "token_embd.weight" => "model.embed_tokens.weight",
         "output_norm.weight" => "model.norm.weight",

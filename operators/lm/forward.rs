@@ -7,12 +7,13 @@
 
 use rayon::prelude::*;
 
+use super::adapters::{Place, Spare};
 use super::attention::{Scratch, attend};
 use super::batch::{Layout, Prefix, Run, Sequence};
 use super::keys_values::KeyValues;
 use super::llama::{Llama, add_bias};
 use super::math::{gate, rms_norm, rotate};
-use super::matmul::{Matrix, Tiles};
+use super::matmul::Tiles;
 use super::sizes::Sizes;
 use super::spread::{self, Threads};
 
@@ -106,15 +107,22 @@ impl Llama {
         let mut mixed = vec![0.0; rows * heads.query_width()];
         let mut wide = vec![0.0; rows * 2 * inner];
         let (mut tiles, mut panel, mut scratch) = (Tiles::default(), Vec::new(), Scratch::default());
-        let mut product = |matrix: &Matrix, tiles: &Tiles, y: &mut [f32], add| match threads {
-            Threads::One => matrix.apply(tiles, &mut panel, y, add),
-            Threads::All => matrix.apply_spread(tiles, y, add),
+        let mut spare = Spare::default();
+        let mut product = |index: usize, place: Place, tiles: &Tiles, y: &mut [f32], add| {
+            let matrix = self.layers[index].matrix(place);
+            match threads {
+                Threads::One => matrix.apply(tiles, &mut panel, y, add),
+                Threads::All => matrix.apply_spread(tiles, y, add),
+            }
+            if let Some(adapter) = self.adapter(index, place) {
+                adapter.add(tiles, &mut spare, y);
+            }
         };
         let mut own = KeyValues::default();
         for (index, layer) in self.layers.iter().enumerate() {
             rms_norm(&x, &layer.attention_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            product(&layer.projection, &tiles, &mut projected[..rows * heads.row_width()], false);
+            product(index, Place::Projection, &tiles, &mut projected[..rows * heads.row_width()], false);
             add_bias(&mut projected[..rows * heads.row_width()], &layer.bias);
             self.rotate(&rotation, &mut projected);
             self.give(index, sequences, &layout, &mut projected);
@@ -134,18 +142,18 @@ impl Llama {
                 first += sequence.rows();
             }
             tiles.pack(rows, heads.query_width(), |r| &mixed[r * heads.query_width()..]);
-            product(&layer.output, &tiles, &mut x, true);
+            product(index, Place::Output, &tiles, &mut x, true);
             add_bias(&mut x, &layer.output_bias);
 
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
-            product(&layer.gate_up, &tiles, &mut wide, false);
+            product(index, Place::GateUp, &tiles, &mut wide, false);
             match threads {
                 Threads::One => gate(&mut wide, inner),
                 Threads::All => wide.par_chunks_mut(2 * inner).for_each(|row| gate(row, inner)),
             }
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
-            product(&layer.down, &tiles, &mut x, true);
+            product(index, Place::Down, &tiles, &mut x, true);
         }
         x
     }
@@ -161,7 +169,7 @@ impl Llama {
     }
 
     pub(super) fn embed(&self, tokens: &[u32]) -> Vec<f32> {
-        let table = self.embedding.as_ref().unwrap_or(self.head.weights());
+        let table = self.embedding.as_deref().unwrap_or(self.head.weights());
         let mut x = vec![0.0; tokens.len() * self.sizes.hidden];
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(self.sizes.hidden)) {
             table.read_output(*token as usize, x);

@@ -4,6 +4,9 @@
 //! output weights where the model ties them, so that nothing is held twice. What one architecture
 //! has and the other has not is an option here; there is one network.
 
+use std::sync::Arc;
+
+use super::adapters::{Adapter, Adapters, Loaded, Place};
 use super::error::LmError;
 use super::head::Head;
 use super::matmul::Matrix;
@@ -48,6 +51,16 @@ impl Layer {
             down: Matrix::pack(vec![get("ffn_down", &[hidden, inner])?], inner),
         })
     }
+
+    /// The weights of a place.
+    pub(super) fn matrix(&self, place: Place) -> &Matrix {
+        match place {
+            Place::Projection => &self.projection,
+            Place::Output => &self.output,
+            Place::GateUp => &self.gate_up,
+            Place::Down => &self.down,
+        }
+    }
 }
 
 /// The biases of a layer: of `[query | key | value]`, and of the output of attention.
@@ -72,15 +85,18 @@ pub(super) fn add_bias(rows: &mut [f32], bias: &Option<Vec<f32>>) {
     }
 }
 
-/// The weights of a llama network.
+/// The weights of a llama network; a copy shares them.
+#[derive(Clone)]
 pub(crate) struct Llama {
     pub(super) sizes: Sizes,
     /// The embedding table, where it is not the output weights.
-    pub(super) embedding: Option<Matrix>,
-    pub(super) layers: Vec<Layer>,
-    pub(super) head: Head,
+    pub(super) embedding: Option<Arc<Matrix>>,
+    pub(super) layers: Arc<[Layer]>,
+    pub(super) head: Arc<Head>,
     /// Angle per position of each rotated pair.
     pub(super) frequencies: Vec<f64>,
+    /// What is added to the layers from one on to the last.
+    adapters: Option<(usize, Arc<Loaded>)>,
 }
 
 impl Llama {
@@ -92,7 +108,7 @@ impl Llama {
             true => (None, table),
             false => {
                 let output = source("output.weight", &[sizes.vocab, sizes.hidden])?;
-                (Some(table), Matrix::pack(vec![output], sizes.hidden))
+                (Some(Arc::new(table)), Matrix::pack(vec![output], sizes.hidden))
             }
         };
         let size = sizes.heads.size;
@@ -103,13 +119,29 @@ impl Llama {
         let frequency = |(i, factor): (usize, &f32)| {
             (sizes.rope_base as f64).powf(-2.0 * i as f64 / size as f64) / f64::from(*factor)
         };
+        let layers: Vec<Layer> =
+            (0..sizes.layers).map(|i| Layer::load(&sizes, i, source)).collect::<Result<_, _>>()?;
+        let gain = source("output_norm.weight", &[sizes.hidden])?.to_f32();
         Ok(Self {
             sizes,
             embedding,
-            layers: (0..sizes.layers).map(|i| Layer::load(&sizes, i, source)).collect::<Result<_, _>>()?,
-            head: Head::new(output, source("output_norm.weight", &[sizes.hidden])?.to_f32(), sizes.epsilon),
+            layers: layers.into(),
+            head: Arc::new(Head::new(output, gain, sizes.epsilon)),
             frequencies: factors.iter().enumerate().map(frequency).collect(),
+            adapters: None,
         })
+    }
+
+    /// The network with adapters of these numbers instead of those it has.
+    pub(crate) fn with_adapters(&self, adapters: &Adapters, values: &[f32]) -> Self {
+        let loaded = Some((adapters.first(), Arc::new(adapters.load(values))));
+        Self { adapters: loaded, ..self.clone() }
+    }
+
+    /// The adapter of a place in a layer, where it has one.
+    pub(super) fn adapter(&self, layer: usize, place: Place) -> Option<&Adapter> {
+        let (first, loaded) = self.adapters.as_ref()?;
+        Some(&loaded.layer(layer.checked_sub(*first)?)[place as usize])
     }
 
     /// The sizes of the network.
@@ -131,7 +163,7 @@ impl Llama {
                 + size_of_val(&l.inner_norm[..])
         };
         self.layers.iter().map(layer).sum::<usize>()
-            + self.embedding.as_ref().map_or(0, Matrix::bytes)
+            + self.embedding.as_ref().map_or(0, |table| table.bytes())
             + self.head.bytes()
     }
 }

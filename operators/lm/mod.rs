@@ -4,6 +4,7 @@
 //! token by token. One forward pass over a prompt and the trie of all labels gives the exact
 //! log-probability of every label; candidates, losses and divergences are arithmetic on those.
 
+mod adapters;
 mod attention;
 mod batch;
 mod best;
@@ -26,10 +27,14 @@ mod head;
 mod kernel;
 mod keys_values;
 mod llama;
+mod lora;
 mod math;
 mod matmul;
 mod model;
 mod panels;
+mod peft;
+#[cfg(test)]
+mod peft_tests;
 mod prefix;
 mod pretokenize;
 mod prompts;
@@ -47,11 +52,13 @@ mod trie;
 mod vocabulary;
 mod weights;
 
+pub use adapters::LoraSettings;
 pub use best::best_labels;
 pub use closed_set::{price, score_labels};
 pub use error::LmError;
 pub use generate::{check_writing, satisfies, write_texts};
+pub use lora::Lora;
 pub use model::LocalModel;
 pub use tokenizer::LmTokenizer;
-pub use train::{Batch, LoraSettings, Tuner};
+pub use train::{Batch, Tuner};
 pub use trie::LabelTrie;

@@ -53,6 +53,12 @@ impl LocalModel {
         Self { cache, ..self.clone() }
     }
 
+    /// Another network over the same vocabulary; nothing that was computed by this one is kept for it.
+    pub(super) fn with_network(&self, network: Llama) -> Self {
+        let cache = Arc::new(Cache::new(network.sizes(), self.cache.bound()));
+        Self { network: Arc::new(network), cache, ..self.clone() }
+    }
+
     /// The tokenizer the model was trained with.
     pub fn tokenizer(&self) -> &LmTokenizer {
         &self.tokenizer

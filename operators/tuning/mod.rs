@@ -3,4 +3,9 @@
 //! Decision: models here answer with one label of a closed set, so whatever a method asks of them is
 //! a function of label log-probabilities; losses know those alone.
 
+pub mod baselines;
 pub mod loss;
+pub mod trainer;
+#[cfg(test)]
+mod trainer_tests;
+pub mod training;

@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
-use super::adapters::{Adapters, LoraSettings};
 use super::forest::{Forest, Text};
 use super::head::score;
 use super::network::{Tuned, below};
+use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::error::LmError;
 use crate::lm::head::Edge;
 use crate::lm::llama::Llama;
@@ -47,6 +47,11 @@ impl<'t> Batch<'t> {
     /// Rows that go through the network: tokens of prompts and labels, equal beginnings once.
     pub fn rows(&self) -> usize {
         self.forest.len()
+    }
+
+    /// Bytes that are held from step to step, about.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.below[..]) + self.edges.len() * size_of::<Edge>()
     }
 
     /// Of each prompt the log-probability of each label, under adapters with these numbers.

@@ -5,9 +5,9 @@
 
 use serde_json::Value;
 
-use super::adapters::{Adapters, LoraSettings};
 use super::batch::Batch;
 use super::network::Tuned;
+use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::llama::Llama;
 use crate::lm::model::LocalModel;
 use crate::lm::testing::model_path;

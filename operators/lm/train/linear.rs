@@ -8,46 +8,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::adapters::Module;
+use crate::lm::adapters::{Adapter, Module};
 use crate::lm::kernel::{PANEL, TILE, accumulate};
 use crate::lm::matmul::{Matrix, Tiles};
-use crate::lm::weights::Rows;
 use crate::nn::random::Stream;
-
-/// The adapter of a matrix with these numbers.
-pub(super) struct Adapter {
-    /// `A` of all modules one under the other.
-    down: Matrix,
-    /// `B` of all modules along the diagonal, times the scale.
-    up: Matrix,
-}
-
-impl Adapter {
-    /// Packs the adapters of modules over the same input.
-    pub(super) fn pack(modules: &[Module], values: &[f32], scale: f32) -> Self {
-        let rank: usize = modules.iter().map(|module| module.a.rows).sum();
-        let outputs: usize = modules.iter().map(|module| module.b.rows).sum();
-        let (mut down, mut up) = (Vec::new(), vec![0.0; outputs * rank]);
-        let mut rows = up.chunks_exact_mut(rank);
-        let mut first = 0;
-        for Module { a, b } in modules {
-            down.extend_from_slice(&values[a.range()]);
-            for (source, row) in values[b.range()].chunks_exact(b.cols).zip(&mut rows) {
-                row[first..first + b.cols].iter_mut().zip(source).for_each(|(x, b)| *x = scale * b);
-            }
-            first += b.cols;
-        }
-        let inputs = modules.first().map_or(0, |module| module.a.cols);
-        Self {
-            down: Matrix::pack(vec![Rows::F32(down)], inputs),
-            up: Matrix::pack(vec![Rows::F32(up)], rank),
-        }
-    }
-
-    fn rank(&self) -> usize {
-        self.down.outputs()
-    }
-}
 
 /// Which inputs of adapters are left out in a step, the others being scaled up.
 #[derive(Clone, Copy, Debug)]

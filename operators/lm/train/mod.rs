@@ -5,7 +5,6 @@
 //! gradient, products with them are the kernel's both ways, and what is trained is what is served:
 //! at the start of tuning the numbers are those of inference.
 
-mod adapters;
 mod attention;
 mod batch;
 #[cfg(test)]
@@ -18,5 +17,4 @@ mod network;
 #[cfg(test)]
 mod tests;
 
-pub use adapters::LoraSettings;
 pub use batch::{Batch, Tuner};

@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::adapters::{Adapters, Loaded, Place};
 use super::attention::{Scene, Turned};
 use super::forest::Forest;
-use super::linear::{Adapter, Dropout, Linear, Scratch, Trace, add_gradients};
+use super::linear::{Dropout, Linear, Scratch, Trace, add_gradients};
 use super::math::{gate_backward, norm_backward};
+use crate::lm::adapters::{Adapter, Adapters, Loaded, Place};
 use crate::lm::kernel::TILE;
 use crate::lm::llama::{Layer, Llama, add_bias};
 use crate::lm::math::{gate, rms_norm, rotate};
@@ -147,14 +147,8 @@ impl<'a> Adapted<'a> {
     ) -> Self {
         let layer = &network.layers[index];
         let linear = |place: Place| {
-            let weights = match place {
-                Place::Projection => &layer.projection,
-                Place::Output => &layer.output,
-                Place::GateUp => &layer.gate_up,
-                Place::Down => &layer.down,
-            };
             let adapter = adapters.map(|adapters| &adapters[place as usize]);
-            Linear { weights, adapter, dropout, at: (index, place as usize) }
+            Linear { weights: layer.matrix(place), adapter, dropout, at: (index, place as usize) }
         };
         Self { network, layer, linears: Place::ALL.map(linear) }
     }

@@ -4,9 +4,9 @@
 //! and end to end: a gradient is right if the loss falls with it as it says. The vectors of another
 //! implementation are met with the real model, in `fixtures_tests.rs`.
 
-use super::adapters::{Adapters, LoraSettings};
 use super::batch::Batch;
 use super::network::Tuned;
+use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::cache::Cache;
 use crate::lm::closed_set::score_tokens;
 use crate::lm::llama::Llama;

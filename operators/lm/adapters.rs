@@ -5,13 +5,16 @@
 //! weights are packed as one matrix have one adapter as far as products are concerned: their `A`
 //! one under the other, their `B` along the diagonal.
 
-use super::linear::Adapter;
-use crate::lm::error::LmError;
-use crate::lm::sizes::Sizes;
+use serde::{Deserialize, Serialize};
+
+use super::error::LmError;
+use super::matmul::{Matrix, Tiles};
+use super::sizes::Sizes;
+use super::weights::Rows;
 use crate::nn::params::{Init, Layout, Slot};
 
 /// How a model is adapted (Hu et al. 2021): `y = W x + alpha/rank · B A x`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraSettings {
     /// Rows of each `A`, columns of each `B`.
     pub rank: usize,
@@ -42,7 +45,7 @@ impl LoraSettings {
 
 /// The matrices of a layer, each of one or several modules over the same input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Projection,
     Output,
     GateUp,
@@ -148,6 +151,59 @@ impl Loaded {
     pub(super) fn layer(&self, index: usize) -> &[Adapter; 4] {
         &self.0[index]
     }
+}
+
+/// The adapter of a matrix with these numbers.
+pub(crate) struct Adapter {
+    /// `A` of all modules one under the other.
+    pub(super) down: Matrix,
+    /// `B` of all modules along the diagonal, times the scale.
+    pub(super) up: Matrix,
+}
+
+impl Adapter {
+    /// Packs the adapters of modules over the same input.
+    fn pack(modules: &[Module], values: &[f32], scale: f32) -> Self {
+        let rank: usize = modules.iter().map(|module| module.a.rows).sum();
+        let outputs: usize = modules.iter().map(|module| module.b.rows).sum();
+        let (mut down, mut up) = (Vec::new(), vec![0.0; outputs * rank]);
+        let mut rows = up.chunks_exact_mut(rank);
+        let mut first = 0;
+        for Module { a, b } in modules {
+            down.extend_from_slice(&values[a.range()]);
+            for (source, row) in values[b.range()].chunks_exact(b.cols).zip(&mut rows) {
+                row[first..first + b.cols].iter_mut().zip(source).for_each(|(x, b)| *x = scale * b);
+            }
+            first += b.cols;
+        }
+        let inputs = modules.first().map_or(0, |module| module.a.cols);
+        Self {
+            down: Matrix::pack(vec![Rows::F32(down)], inputs),
+            up: Matrix::pack(vec![Rows::F32(up)], rank),
+        }
+    }
+
+    /// Adds the adapter's part to `y`, `[row][outputs]`.
+    pub(super) fn add(&self, x: &Tiles, spare: &mut Spare, y: &mut [f32]) {
+        let (rows, rank) = (x.rows, self.rank());
+        spare.inner.resize(rows * rank, 0.0);
+        self.down.apply(x, &mut spare.panel, &mut spare.inner, false);
+        spare.tiles.pack(rows, rank, |r| &spare.inner[r * rank..]);
+        self.up.apply(&spare.tiles, &mut spare.panel, y, true);
+    }
+
+    /// Rows of `A` of all modules.
+    pub(super) fn rank(&self) -> usize {
+        self.down.outputs()
+    }
+}
+
+/// Buffers reused from one adapter to the next.
+#[derive(Default)]
+pub(super) struct Spare {
+    inner: Vec<f32>,
+    tiles: Tiles,
+    panel: Vec<f32>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,246 @@
+//! The steps of training, from where they were left.
+//!
+//! Decision: what is in a batch is drawn once, and only the order of the batches changes from epoch
+//! to epoch. So a batch is tokenised once, and what the frozen layers below the adapters make of it is
+//! computed once. Everything random follows from the seed and the step, and a checkpoint holds all
+//! that the next step reads: training that was killed goes on as if it had not been.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{loss::Loss, training::Training};
+use crate::{
+    lm::{Batch, LabelTrie, LmError, LocalModel, Tuner},
+    nn::{
+        adamw::{AdamW, clip},
+        random::Stream,
+    },
+    shape::{CallError, Progress, Watch},
+};
+
+/// Bytes of batches that are kept from one epoch to the next, at most.
+const KEPT_BYTES: usize = 512 << 20;
+
+/// What an adapter is trained towards: a loss for each of some prompts.
+pub trait Objective {
+    /// The labels after every prompt.
+    fn labels(&self) -> &LabelTrie;
+
+    /// The prompts, and how much each counts; of a prompt that occurs twice, twice as much.
+    fn examples(&self) -> &[(String, f64)];
+
+    /// The loss of an example, and how it moves with the log-probability of each label; says what
+    /// else a person wants to know.
+    fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss;
+}
+
+/// Weighted means of figures, as they are told.
+#[derive(Default)]
+pub struct Told {
+    weight: f64,
+    sums: BTreeMap<&'static str, (f64, f64)>,
+}
+
+impl Told {
+    /// Tells a figure of the example at hand.
+    pub fn tell(&mut self, name: &'static str, value: f64) {
+        let (sum, weight) = self.sums.entry(name).or_default();
+        *sum += self.weight * value;
+        *weight += self.weight;
+    }
+
+    /// What the example at hand counts.
+    pub fn weigh(&mut self, weight: f64) {
+        self.weight = weight;
+    }
+
+    /// The mean of a figure that was told.
+    pub fn mean(&self, name: &str) -> Option<f64> {
+        self.sums.get(name).map(|(sum, weight)| sum / weight)
+    }
+
+    fn means(self) -> impl Iterator<Item = (String, f64)> {
+        self.sums.into_iter().map(|(name, (sum, weight))| (name.to_string(), sum / weight))
+    }
+}
+
+/// Figures of a step, by name.
+pub type Figures = BTreeMap<String, f64>;
+
+/// Where training stands: all that the next step reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The adapters' numbers.
+    pub values: Vec<f32>,
+    optimiser: AdamW,
+    /// Of each step that was taken its figures.
+    pub log: Vec<Figures>,
+}
+
+/// Training under way.
+pub struct Trainer<'a> {
+    training: &'a Training,
+    objective: &'a dyn Objective,
+    tuner: Tuner,
+    /// The examples of each batch.
+    members: Vec<Vec<usize>>,
+    batches: Vec<Option<Batch<'a>>>,
+    kept: usize,
+    mean_weight: f64,
+    at: Checkpoint,
+}
+
+impl<'a> Trainer<'a> {
+    /// Begins, or goes on where a checkpoint was taken.
+    ///
+    /// # Errors
+    /// If the settings do not fit the model, or there is no example.
+    pub fn new(
+        training: &'a Training,
+        objective: &'a dyn Objective,
+        model: &LocalModel,
+        checkpoint: Option<&[u8]>,
+    ) -> Result<Self, LmError> {
+        let tuner = Tuner::new(model, training.lora())?;
+        let examples = objective.examples();
+        if examples.is_empty() {
+            let reason = "there is nothing to train on".to_string();
+            return Err(LmError::Tuning { parameter: "examples".to_string(), reason });
+        }
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        Stream::new(training.seed, "batches", &[]).shuffle(&mut order);
+        let members: Vec<Vec<usize>> = order.chunks(training.batch).map(<[usize]>::to_vec).collect();
+        let begin = || Checkpoint {
+            values: tuner.layout().initial(training.seed),
+            optimiser: AdamW::new(tuner.layout()),
+            log: Vec::new(),
+        };
+        // What cannot be read was written by another version of this code: training begins anew.
+        let at = checkpoint.and_then(|bytes| postcard::from_bytes(bytes).ok());
+        let at = at.filter(|at: &Checkpoint| at.values.len() == tuner.layout().len()).unwrap_or_else(begin);
+        let mean_weight = examples.iter().map(|(_, weight)| weight).sum::<f64>() / examples.len() as f64;
+        let batches = members.iter().map(|_| None).collect();
+        Ok(Self { training, objective, tuner, members, batches, kept: 0, mean_weight, at })
+    }
+
+    /// Steps in all.
+    pub fn steps(&self) -> u64 {
+        self.training.steps(self.objective.examples().len())
+    }
+
+    /// Where it stands.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.at
+    }
+
+    /// Takes all steps that are left; `watch` keeps where training stands.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], and if where it stands cannot be kept.
+    pub fn run(&mut self, watch: &mut dyn Watch) -> Result<(), CallError> {
+        let total = self.steps();
+        while let Some(figures) = self.step().map_err(|error| CallError::Failed(error.to_string()))? {
+            let note = format!("loss {:.4}", figures["loss"]);
+            watch.progress(Progress { done: self.at.log.len() as u64, total, note: &note });
+            watch.keep(&|| postcard::to_allocvec(&self.at).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Takes a step, if one is left; its figures.
+    ///
+    /// # Errors
+    /// If a prompt cannot be asked, or the numbers left the finite.
+    pub fn step(&mut self) -> Result<Option<&Figures>, LmError> {
+        let (step, steps) = (self.at.log.len() as u64, self.steps());
+        if step >= steps {
+            return Ok(None);
+        }
+        let places = self.training.batches_of(step, self.objective.examples().len());
+        let size: usize = places.iter().map(|place| self.members[*place].len()).sum();
+        let scale = 1.0 / (self.mean_weight * size as f64);
+        let mut told = Told::default();
+        let mut gradient = vec![0.0; self.tuner.layout().len()];
+        for (part, place) in (0..).zip(places) {
+            // Each batch of a step leaves out inputs of its own.
+            let position = step * self.training.accumulate as u64 + part;
+            let by_batch = self.gradient(place, position, scale, &mut told)?;
+            gradient.iter_mut().zip(by_batch).for_each(|(sum, g)| *sum += g);
+        }
+        let length = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        clip(&mut gradient, self.training.clip as f32);
+        let rate = self.training.rate(step, steps);
+        let Checkpoint { values, optimiser, .. } = &mut self.at;
+        let decay = self.training.weight_decay as f32;
+        optimiser.step(self.tuner.layout(), values, &gradient, rate as f32, decay);
+        let mut figures: Figures = told.means().collect();
+        if !figures.get("loss").is_some_and(|loss| loss.is_finite()) || !length.is_finite() {
+            let reason = format!("the loss left the finite numbers at step {}; lower it", step + 1);
+            return Err(LmError::Tuning { parameter: "learning_rate".to_string(), reason });
+        }
+        figures.extend([("gradient".to_string(), length), ("learning_rate".to_string(), rate)]);
+        self.at.log.push(figures);
+        Ok(self.at.log.last())
+    }
+
+    fn gradient(
+        &mut self,
+        place: usize,
+        position: u64,
+        scale: f64,
+        told: &mut Told,
+    ) -> Result<Vec<f32>, LmError> {
+        let (batch, new) = match self.batches[place].take() {
+            Some(batch) => (batch, 0),
+            None => {
+                let batch = self.batch(place)?;
+                let bytes = batch.bytes();
+                (batch, bytes)
+            }
+        };
+        let (examples, members) = (self.objective.examples(), &self.members[place]);
+        let dropout = Some((self.training.seed, position));
+        let gradient = self.tuner.gradient(&self.at.values, &batch, dropout, |scores| {
+            let each = members.iter().zip(scores).map(|(example, scores)| {
+                let weight = examples[*example].1;
+                told.weigh(weight);
+                let loss = self.objective.loss(*example, scores, told);
+                told.tell("loss", loss.value);
+                loss.gradient.into_iter().map(|slope| slope * weight * scale).collect()
+            });
+            each.collect()
+        });
+        if self.kept + new <= KEPT_BYTES {
+            self.kept += new;
+            self.batches[place] = Some(batch);
+        }
+        Ok(gradient)
+    }
+
+    fn batch(&self, place: usize) -> Result<Batch<'a>, LmError> {
+        let examples = self.objective.examples();
+        let labels = self.objective.labels();
+        let prompts: Vec<(&str, &LabelTrie)> =
+            self.members[place].iter().map(|example| (examples[*example].0.as_str(), labels)).collect();
+        self.tuner.batch(&prompts)
+    }
+
+    /// The numbers adapters start with, which add nothing to the model.
+    pub fn untuned(&self) -> Vec<f32> {
+        self.tuner.layout().initial(self.training.seed)
+    }
+
+    /// Of some prompts the log-probability of each label, under adapters of these numbers.
+    ///
+    /// # Errors
+    /// If a prompt cannot be asked.
+    pub fn scores(&self, values: &[f32], prompts: &[&str]) -> Result<Vec<Vec<f64>>, LmError> {
+        let mut scores = Vec::with_capacity(prompts.len());
+        for prompts in prompts.chunks(self.training.batch) {
+            let asked: Vec<_> = prompts.iter().map(|prompt| (*prompt, self.objective.labels())).collect();
+            scores.extend(self.tuner.scores(values, &self.tuner.batch(&asked)?));
+        }
+        Ok(scores)
+    }
+}

@@ -1,0 +1,125 @@
+//! How an adapter is trained: its size, how long and how fast.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{lm::LoraSettings, nn::random::Stream, operator::Problem};
+
+/// How an adapter is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Scale of what adapters add, times the rank.
+    pub alpha: f32,
+    /// Share of the inputs of adapters that is left out in a step.
+    pub dropout: f32,
+    /// How many of the layers at the top are adapted; all if absent. What lies below is computed once
+    /// per prompt.
+    pub layers: Option<usize>,
+    /// Times every example is seen.
+    pub epochs: u64,
+    /// Steps at most, whatever `epochs` says.
+    pub max_steps: Option<u64>,
+    /// Prompts that go through the network together.
+    pub batch: usize,
+    /// Batches whose gradients make one step.
+    pub accumulate: usize,
+    /// Learning rate at its highest.
+    pub learning_rate: f64,
+    /// Share of the steps in which the learning rate rises; then it falls in a straight line to zero.
+    pub warmup: f64,
+    /// Weight decay, per unit of learning rate.
+    pub weight_decay: f64,
+    /// Euclidean length of a gradient, at most.
+    pub clip: f64,
+    /// Seed of how adapters start, of batches and of what is left out.
+    pub seed: u64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            layers: None,
+            epochs: 1,
+            max_steps: None,
+            batch: 4,
+            accumulate: 1,
+            learning_rate: 1e-4,
+            warmup: 0.1,
+            weight_decay: 0.0,
+            clip: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Training {
+    /// What is wrong with it, in the parameter `name`.
+    pub fn check(&self, name: &str) -> Vec<Problem> {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        let wrong = [
+            (self.rank == 0, "rank", "must be at least 1"),
+            (!positive(self.alpha.into()), "alpha", "must be a positive number"),
+            (!share(self.dropout.into()), "dropout", "must be at least 0 and below 1"),
+            (self.layers == Some(0), "layers", "must be at least 1"),
+            (self.epochs == 0, "epochs", "must be at least 1"),
+            (self.max_steps == Some(0), "max_steps", "must be at least 1"),
+            (self.batch == 0, "batch", "must be at least 1"),
+            (self.accumulate == 0, "accumulate", "must be at least 1"),
+            (!positive(self.learning_rate), "learning_rate", "must be a positive number"),
+            (!share(self.warmup), "warmup", "must be at least 0 and below 1"),
+            (
+                !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()),
+                "weight_decay",
+                "must be 0 or more",
+            ),
+            (!positive(self.clip), "clip", "must be a positive number"),
+        ];
+        let wrong = wrong.into_iter().filter(|(wrong, ..)| *wrong);
+        wrong
+            .map(|(_, field, what)| Problem {
+                path: vec!["with".into(), name.into(), field.into()],
+                message: format!("`{field}` {what}"),
+                help: None,
+            })
+            .collect()
+    }
+
+    /// The adapters that are trained.
+    pub fn lora(&self) -> LoraSettings {
+        LoraSettings { rank: self.rank, alpha: self.alpha, dropout: self.dropout, top: self.layers }
+    }
+
+    /// Steps of an epoch over so many examples.
+    pub(super) fn steps_per_epoch(&self, examples: usize) -> u64 {
+        examples.div_ceil(self.batch).div_ceil(self.accumulate) as u64
+    }
+
+    /// Steps in all.
+    pub fn steps(&self, examples: usize) -> u64 {
+        let all = self.epochs * self.steps_per_epoch(examples);
+        self.max_steps.map_or(all, |most| all.min(most))
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub(super) fn rate(&self, step: u64, steps: u64) -> f64 {
+        let done = (step as f64 + 0.5) / steps as f64;
+        let rising = if self.warmup > 0.0 { done / self.warmup } else { 1.0 };
+        self.learning_rate * rising.min((1.0 - done) / (1.0 - self.warmup)).min(1.0)
+    }
+
+    /// The batches of a step, by their place.
+    pub(super) fn batches_of(&self, step: u64, examples: usize) -> Vec<usize> {
+        let per_epoch = self.steps_per_epoch(examples);
+        let mut order: Vec<usize> = (0..examples.div_ceil(self.batch)).collect();
+        Stream::new(self.seed, "order of batches", &[step / per_epoch]).shuffle(&mut order);
+        let first = (step % per_epoch) as usize * self.accumulate;
+        order[first..order.len().min(first + self.accumulate)].to_vec()
+    }
+}

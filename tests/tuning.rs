@@ -1,0 +1,150 @@
+//! Pipelines that tune their models: what is trained is what is asked, once, and nothing else moves.
+//!
+//! The model is a small random one with a tokenizer of its own, in the form models are published in,
+//! so that training, adapters and answers are the real ones.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+
+use coea_engine::{
+    models::RealModels,
+    oracle::{self, Calls},
+    runtime::driver::Options,
+    state::{State, manifest::Manifest, tables::Tables},
+    testing::Bench,
+    verify,
+};
+
+const PIPELINE: &str = include_str!("common/pipeline.yaml");
+const ITEMS: &str = "item_id,genres\n1,Drama|War\n2,Comedy\n3,Sci-Fi|Drama\n4,War\n5,Noir|Comedy\n6,Drama\n";
+const USERS: &str = "user_id,age,job\n1,20,nurse\n2,30,cook\n3,40,nurse\n4,50,cook\n";
+const CHAT: &str = "<|im_start|>user\n{{ profile }}. Lately {{ recent | join(', ') }}. Next?<|im_end|>\n<|im_start|>assistant\n";
+const TUNED: &str = "  tuned:
+    { op: sft_trainer, in: [events, label, prompt], updates: novelty, with: { targets: all, last: 2, held_out: 0.6, training: { rank: 2, batch: 2, epochs: 2, learning_rate: 0.02 } } }
+";
+
+fn events() -> String {
+    let rows = (0..48).map(|n| format!("{},{},4,{}\n", 1 + n % 4, 1 + (n * 5 + n / 7) % 6, n));
+    format!("user_id,item_id,rating,timestamp\n{}", rows.collect::<String>())
+}
+
+/// The pipeline with more nodes, on the small model.
+fn pipeline(nodes: &str) -> String {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/lm/fixtures/llama");
+    let text = PIPELINE.replace("base: small", &format!("base: {}", base.display()));
+    text.replace("sinks:\n", &format!("{nodes}sinks:\n"))
+}
+
+fn bench(nodes: &str) -> Result<Bench, String> {
+    let events = events();
+    let files = [
+        ("pipeline.yaml", PIPELINE),
+        ("novelty.jinja", CHAT),
+        ("relevance.jinja", CHAT),
+        ("events.csv", &events),
+        ("items.csv", ITEMS),
+        ("users.csv", USERS),
+    ];
+    let bench = Bench::new(&files)?;
+    std::fs::write(bench.path("pipeline.yaml"), pipeline(nodes)).map_err(|e| e.to_string())?;
+    bench.with_models(&RealModels::default())
+}
+
+fn rows(bench: &Bench, state: &str, table: &str) -> Vec<String> {
+    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
+    let rows = Tables::new(snapshot.layered("tables")).rows(table).unwrap();
+    rows.into_iter().map(|row| format!("{row:?}")).collect()
+}
+
+fn version(bench: &Bench, state: &str) -> String {
+    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
+    Manifest::load(&snapshot.layered("meta")).unwrap().artifacts["tuned/version"].digest.clone()
+}
+
+fn check(bench: &Bench, state: &str) {
+    let state: State = bench.state(state).unwrap();
+    let fresh = oracle::recompute(&bench.plan, &state, Calls::Again).unwrap();
+    let differences = verify::compare(&bench.plan, &state, &fresh).unwrap();
+    assert!(differences.is_empty(), "{} differences", differences.len());
+}
+
+#[test]
+fn what_is_trained_is_what_is_asked() {
+    let (plain, tuned) = (bench("").unwrap(), bench(TUNED).unwrap());
+    for bench in [&plain, &tuned] {
+        bench.epoch("s", Options { workers: 2, ..Options::default() }).unwrap();
+        check(bench, "s");
+    }
+    // The tuned model proposes otherwise; the relevance model is another name, and was not tuned.
+    assert_eq!(rows(&plain, "s", "prompt"), rows(&tuned, "s", "prompt"));
+    assert_ne!(rows(&plain, "s", "novel"), rows(&tuned, "s", "novel"));
+    let figures = rows(&tuned, "s", "tuned");
+    for figure in ["loss", "accuracy", "gradient", "learning_rate", "held_out", "held_out_untuned"] {
+        assert!(figures.iter().any(|row| row.contains(&format!("\"{figure}\""))), "{figure}: {figures:?}");
+    }
+    // Again from the same: the same version, and the same store.
+    tuned.epoch("again", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(version(&tuned, "again"), version(&tuned, "s"));
+    assert_eq!(tuned.dump("again").unwrap(), tuned.dump("s").unwrap());
+}
+
+#[test]
+fn a_version_stays_while_data_move() {
+    let bench = bench(TUNED).unwrap();
+    bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let (before, fits) = (version(&bench, "s"), bench.fits());
+    let delta = "user_id,item_id,rating,timestamp,diff\n1,2,4,90,1\n3,4,4,91,1\n2,6,4,1,-1\n";
+    let given = || bench.deltas(&[("events", delta)]).unwrap();
+    let planned = bench.epoch("s", Options { dry: true, ..given() }).unwrap();
+    let run = bench.epoch("s", Options { workers: 2, ..given() }).unwrap();
+    assert!(run.language_calls() > 0, "the delta asks something");
+    assert_eq!(planned.language_calls(), run.language_calls());
+    assert_eq!((version(&bench, "s"), bench.fits()), (before, fits));
+    check(&bench, "s");
+}
+
+#[test]
+fn a_first_plan_neither_trains_nor_writes() {
+    let bench = bench(TUNED).unwrap();
+    bench.epoch("s", Options { dry: true, resolve: true, workers: 1, ..Options::default() }).unwrap();
+    assert!(!bench.path("s").exists());
+    let fits = bench.fits();
+    bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    assert!(bench.fits() > fits);
+}
+
+#[test]
+fn another_way_of_training_is_another_version() {
+    let one = bench(TUNED).unwrap();
+    one.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let changed = pipeline(&TUNED.replace("rank: 2", "rank: 3"));
+    std::fs::write(one.path("pipeline.yaml"), changed).unwrap();
+    let before = version(&one, "s");
+    let two = one.with_models(&RealModels::default()).unwrap();
+    two.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_ne!(version(&two, "s"), before);
+    check(&two, "s");
+}
+
+#[test]
+fn what_cannot_be_trained_is_told_where_it_stands() {
+    let refused = |nodes: &str| bench(nodes).err().unwrap();
+    let twice = format!("{TUNED}{}", TUNED.replace("tuned:", "more:"));
+    assert!(refused(&twice).contains("`novelty` is already updated by `tuned`"));
+    let wrong = refused(&TUNED.replace("updates: novelty, ", ""));
+    assert!(wrong.contains("add `updates: NAME` to the node"), "{wrong}");
+    let wrong = refused(&TUNED.replace("updates: novelty", "updates: relevance"));
+    assert!(wrong.contains("makes no versions of `relevance`, a reward_model"), "{wrong}");
+    let wrong = refused(&TUNED.replace("updates: novelty", "updates: novelty, model: novelty"));
+    assert!(wrong.contains("wait for each other"), "{wrong}");
+    let wrong = refused(&TUNED.replace("last: 2", "last: 0").replace("rank: 2", "rank: 0"));
+    assert!(wrong.contains("`rank` must be at least 1") && wrong.contains("last"), "{wrong}");
+    let wrong = refused(&TUNED.replace("label, prompt]", "interest, group]"));
+    assert!(wrong.contains("name a prompt_builder"), "{wrong}");
+    // Asking the model that one trains oneself would be a circle.
+    let writes =
+        "  words: { op: llm_generate, in: profile, model: novelty, with: { template: relevance.jinja } }\n";
+    let circle = TUNED.replace("label, prompt]", "label, prompt, words]");
+    assert!(refused(&format!("{writes}{circle}")).contains("wait for each other"));
+}
