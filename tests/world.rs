@@ -220,6 +220,7 @@ fn recommendations_are_judged_line_by_line() {
 
 /// The most memory that the command had at once, in KiB.
 #[cfg(target_os = "linux")]
+#[expect(clippy::zombie_processes, reason = "it is waited for, by the call that tells its memory")]
 fn peak(interactions: &str) -> i64 {
     let folder = tempfile::tempdir().unwrap();
     let world = folder.path().join("world");
