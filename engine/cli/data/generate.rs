@@ -18,7 +18,7 @@ use crate::{
 pub struct Args {
     /// The folder to write; it must not be there yet, or be empty.
     pub folder: PathBuf,
-    /// What everything is like that is not said otherwise.
+    /// Where sizes and strengths come from that are not given here.
     #[arg(long, value_enum, default_value_t)]
     pub shape: Shape,
     /// Users.
