@@ -5,12 +5,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use coea_engine::{
     models::RealModels,
     oracle::{self, Calls},
-    runtime::driver::Options,
+    runtime::{driver::Options, versions::want},
     state::{State, manifest::Manifest, tables::Tables},
     testing::Bench,
     verify,
@@ -125,6 +125,99 @@ fn another_way_of_training_is_another_version() {
     two.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
     assert_ne!(version(&two, "s"), before);
     check(&two, "s");
+}
+
+/// The digest of the model without an adapter.
+fn base(bench: &Bench) -> String {
+    bench.state("s").unwrap().memo.keep_artifact(b"").unwrap();
+    blake3::hash(b"").to_hex().to_string()
+}
+
+#[test]
+fn a_promotion_is_a_delta_that_a_plan_prices() {
+    let (plain, bench) = (bench("").unwrap(), bench(TUNED).unwrap());
+    plain.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let (tuned, store) = (version(&bench, "s"), bench.dump("s").unwrap());
+    want(&bench.state("s").unwrap(), "tuned/version", &base(&bench)).unwrap();
+
+    let plan =
+        bench.epoch("s", Options { dry: true, resolve: true, workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(plan.spec_changes, [("tuned".to_string(), "version")]);
+    let keys = rows(&bench, "s", "prompt").len() as u64;
+    assert_eq!(plan.language_calls(), keys, "every prompt of the novelty model, and none of the other");
+    // A budget cuts it off with nothing half done; what was answered is kept.
+    let short = Options { workers: 1, max_calls: Some(2), ..Options::default() };
+    assert_eq!(bench.epoch("s", short).err().unwrap().exit_code(), 4);
+    assert_eq!((version(&bench, "s"), bench.dump("s").unwrap()), (tuned.clone(), store.clone()));
+    let run = bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(run.language_calls(), keys - 2);
+    assert_eq!(rows(&bench, "s", "novel"), rows(&plain, "s", "novel"));
+    assert_eq!(rows(&bench, "s", "tuned"), Vec::<String>::new());
+    check(&bench, "s");
+
+    // Going back costs nothing while the memo remembers.
+    want(&bench.state("s").unwrap(), "tuned/version", &tuned).unwrap();
+    let back = bench.epoch("s", Options { workers: 2, ..Options::default() }).unwrap();
+    assert_eq!((back.language_calls(), version(&bench, "s")), (0, tuned));
+    check(&bench, "s");
+    let again = bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_eq!(again.epoch, back.epoch, "there is nothing more to do");
+}
+
+#[test]
+fn a_version_is_exported_promoted_and_rolled_back_by_hand() {
+    let bench = bench(TUNED).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_coea-engine"))
+            .args(args)
+            .args(["--state", "s"])
+            .current_dir(bench.path(""))
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let models =
+        |what: &str, rest: &[&str]| run(&[&["models", what, "pipeline.yaml", "novelty"], rest].concat());
+    assert_eq!(models("rollback", &[]).0, 1, "nothing was run yet");
+    assert_eq!(run(&["run", "pipeline.yaml"]).0, 0);
+    let (code, listed, _) = run(&["models", "versions", "pipeline.yaml"]);
+    assert_eq!((code, listed.lines().count()), (0, 1));
+    assert!(
+        listed.contains("sft_trainer") && listed.contains("epoch 1") && listed.contains("in use"),
+        "{listed}"
+    );
+
+    assert_eq!(models("export", &["adapter"]).0, 0);
+    let config = std::fs::read_to_string(bench.path("adapter/adapter_config.json")).unwrap();
+    assert!(config.contains("\"r\": 2"), "{config}");
+    assert_eq!(models("export", &["adapter"]).0, 64, "it is there already");
+    let store = run(&["dump", "pipeline.yaml", "--table", "store"]).1;
+
+    let (code, _, said) = models("promote", &["base"]);
+    assert!(code == 0 && said.contains("coea-engine plan pipeline.yaml"), "{said}");
+    assert!(run(&["models", "versions", "pipeline.yaml"]).1.contains("wanted by the next run"));
+    assert_eq!(run(&["plan", "pipeline.yaml", "--detailed-exitcode"]).0, 2);
+    assert_eq!(run(&["run", "pipeline.yaml"]).0, 0);
+    assert_ne!(run(&["dump", "pipeline.yaml", "--table", "store"]).1, store);
+    assert_eq!(models("export", &["nothing"]).0, 1, "the model as it is has no adapter");
+
+    // What was exported is what was trained: it serves the same.
+    assert_eq!(models("promote", &["adapter"]).0, 0);
+    assert_eq!(run(&["run", "pipeline.yaml"]).0, 0);
+    let versions = |dump: &str| -> Vec<String> {
+        dump.lines().map(|line| line.split("\"categories\"").nth(1).unwrap().to_string()).collect()
+    };
+    assert_eq!(versions(&run(&["dump", "pipeline.yaml", "--table", "store"]).1), versions(&store));
+    assert_eq!(models("rollback", &[]).0, 0);
+    assert_eq!(run(&["run", "pipeline.yaml"]).0, 0);
+    let (_, listed, _) = run(&["models", "versions", "pipeline.yaml"]);
+    let used: Vec<&str> = listed.lines().filter(|line| line.ends_with("in use")).collect();
+    assert!(used.len() == 1 && used[0].contains("base"), "{listed}");
+    assert_eq!(run(&["models", "versions", "pipeline.yaml", "--format", "json"]).1.lines().count(), 3);
+    assert_eq!(models("promote", &["zz"]).0, 1);
+    assert_eq!(run(&["models", "promote", "pipeline.yaml", "relevance", "base"]).0, 64);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use coea_operators::{language_model::gather, lm::LmTokenizer};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 mod generate;
+mod tuned;
+mod versions;
 
 use super::{Failure, assets, output};
 use crate::{
@@ -49,12 +51,14 @@ pub enum Action {
     },
     /// Texts that a model writes: {"prompt", how to write} → {"text","tokens","finished"}.
     Generate(Batch),
-    /// Makes a version of a model the one in use (not built yet).
-    Promote(Rest),
-    /// Goes back to the version before (not built yet).
-    Rollback(Rest),
-    /// Writes a version of a model to files (not built yet).
-    Export(Rest),
+    /// The versions of the models that a pipeline tunes.
+    Versions(versions::Versions),
+    /// Has the next run put a version of a model in use; `plan` says what that costs.
+    Promote(versions::Promote),
+    /// Has the next run go back to the version before.
+    Rollback(tuned::Of),
+    /// Writes a version of a model into a folder, in the layout of PEFT.
+    Export(versions::Export),
 }
 
 /// A model and a file of questions to it.
@@ -67,14 +71,6 @@ pub struct Batch {
     pub input: PathBuf,
 }
 
-/// Whatever is written after a command that is not built yet.
-#[derive(Debug, clap::Args)]
-pub struct Rest {
-    /// Not read.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<String>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -85,9 +81,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Action::Tokenize(batch) => tokenize(batch),
         Action::Score { batch, adapter } => with_models(|models| score(batch, adapter.as_deref(), models)),
         Action::Generate(batch) => with_models(|models| generate::run(batch, models)),
-        Action::Promote(_) => Err(not_built("models promote")),
-        Action::Rollback(_) => Err(not_built("models rollback")),
-        Action::Export(_) => Err(not_built("models export")),
+        Action::Versions(args) => versions::list(args),
+        Action::Promote(args) => versions::promote(args),
+        Action::Rollback(args) => versions::rollback(args),
+        Action::Export(args) => versions::export(args),
     }
 }
 
@@ -97,10 +94,6 @@ fn with_models(ask: impl FnOnce(&RealModels) -> Result<(), Failure>) -> Result<(
     ask(&models)?;
     output::loaded(&models);
     Ok(())
-}
-
-fn not_built(what: &str) -> Failure {
-    output::usage(format!("`{what}` is not built yet"))
 }
 
 /// The lines of a file; empty ones are passed over.

@@ -179,6 +179,7 @@ fn fingerprint(loaded: &Loaded, epoch: &Epoch) -> Result<Json, Failure> {
         "spec": blake3::hash(lineage.join(" ").as_bytes()).to_hex().to_string(),
         "deltas": deltas,
         "models": manifest.artifacts.iter().map(|(leaf, a)| json!([leaf, a.digest])).collect::<Vec<_>>(),
+        "wanted": manifest.wanted,
     }))
 }
 
@@ -189,7 +190,7 @@ fn fingerprint(loaded: &Loaded, epoch: &Epoch) -> Result<Json, Failure> {
 pub fn check_fresh(file: &Path, loaded: &Loaded, epoch: &Epoch) -> Result<(), Failure> {
     let planned = read_json(file)?;
     let now = fingerprint(loaded, epoch)?;
-    for part in ["pipeline", "epoch", "spec", "deltas", "models"] {
+    for part in ["pipeline", "epoch", "spec", "deltas", "models", "wanted"] {
         if planned["fingerprint"][part] != now[part] {
             return Err(RunError::StalePlan(format!("its {part} moved")).into());
         }

@@ -225,6 +225,7 @@ impl Driver<'_> {
             known.calls += report.calls;
             known.seconds += report.seconds;
         }
+        self.note_versions(&mut manifest);
         manifest.taken = self.taken();
         manifest.dead_letters += self.epoch.inputs.iter().map(|input| input.rejected).sum::<u64>();
         manifest

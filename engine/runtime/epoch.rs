@@ -55,6 +55,8 @@ pub(super) struct Epoch {
     pub now: u64,
     /// Whether what the workers say belongs to it, or only restores what was committed.
     pub recording: bool,
+    /// Whether another version of a model was put in use.
+    pub promoted: bool,
     /// What came in.
     pub inputs: Vec<InputReport>,
     /// Records that did not parse.
@@ -84,6 +86,7 @@ impl Epoch {
             began: Instant::now(),
             now,
             recording,
+            promoted: false,
             inputs: Vec::new(),
             dead: Vec::new(),
             offsets: BTreeMap::new(),

@@ -15,6 +15,7 @@ pub mod report;
 mod restore;
 pub mod retention;
 pub mod settle;
+pub mod versions;
 pub mod worker;
 
 use coea_operators::shape::CallError;

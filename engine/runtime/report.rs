@@ -260,6 +260,11 @@ impl Driver<'_> {
                 }
                 Some(_) => {}
             }
+            let promoted =
+                |leaf: &String| leaf.strip_prefix(&node.name).is_some_and(|rest| rest.starts_with('/'));
+            if self.epoch.promoted && self.manifest.wanted.keys().any(promoted) {
+                changes.push((node.name.clone(), "version"));
+            }
         }
         let gone = known.keys().filter(|name| !name.contains('/') && self.plan.node(name).is_none());
         changes.extend(gone.map(|name| (name.clone(), "removed")));

@@ -38,6 +38,7 @@ impl Driver<'_> {
         if !self.rebuild {
             self.drain_known()?;
             self.epoch.recording = true;
+            self.promote_wanted()?;
         }
         Ok(())
     }
@@ -57,6 +58,9 @@ impl Driver<'_> {
             if artifact.logic != fit_logic(&self.plan, leaf) {
                 continue;
             }
+            // A rebuild takes everything in anew, what is wanted too.
+            let wanted = self.wanted(leaf, artifact);
+            let artifact = if self.rebuild && other.is_none() { &wanted } else { artifact };
             let from = other.as_ref().unwrap_or(&self.state);
             if let Some(bytes) = from.memo.artifact_hex(&artifact.digest)? {
                 if other.is_some() && !self.options.dry {

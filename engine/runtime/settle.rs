@@ -60,6 +60,7 @@ impl Driver<'_> {
     /// Whether there is anything for the epoch under way to do.
     pub fn has_work(&self) -> bool {
         self.rebuild
+            || self.epoch.promoted
             || self.epoch.inputs.iter().any(InputReport::brought)
             || self.plan.infers().any(|leaf| self.is_open(leaf))
             || self.epoch.offsets.iter().any(|(source, offsets)| {

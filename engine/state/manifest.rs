@@ -67,6 +67,12 @@ pub struct Manifest {
     pub sinks: BTreeMap<String, NodeState>,
     /// Fitted artifacts: leaf → digest and the logic it was fitted by.
     pub artifacts: BTreeMap<String, ArtifactState>,
+    /// Versions of models that were in use, by leaf, newest last.
+    #[serde(default)]
+    pub versions: BTreeMap<String, Vec<VersionState>>,
+    /// Versions that the next run is to put in use, by leaf.
+    #[serde(default)]
+    pub wanted: BTreeMap<String, String>,
     /// Model answers per second, by node.
     pub throughput: BTreeMap<String, Throughput>,
     /// Records that did not parse, over all epochs.
@@ -85,6 +91,15 @@ pub struct ArtifactState {
     /// What decides it beside its inputs.
     pub logic: String,
     /// The epoch that fitted it.
+    pub epoch: u64,
+}
+
+/// A version of a model that came into use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionState {
+    /// Digest of its bytes, hexadecimal.
+    pub digest: String,
+    /// The epoch from which on it was used.
     pub epoch: u64,
 }
 
