@@ -82,7 +82,7 @@ impl Population {
     pub(super) fn slates(&self, user: u32, day: u32) -> std::ops::Range<u64> {
         let first = self.first[user as usize];
         let count = self.first[user as usize + 1] - first;
-        first + self.before(user, day, count)..first + self.before(user, day + 1, count)
+        first + self.before(user, day, count)..first + self.before(user, day.saturating_add(1), count)
     }
 
     /// How many of a user's slates come before a day. The ends of days are moved by up to half a day
