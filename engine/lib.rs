@@ -21,3 +21,4 @@ pub mod state;
 #[doc(hidden)]
 pub mod testing;
 pub mod verify;
+pub mod world;

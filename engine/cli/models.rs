@@ -97,7 +97,7 @@ fn with_models(ask: impl FnOnce(&RealModels) -> Result<(), Failure>) -> Result<(
 }
 
 /// The lines of a file; empty ones are passed over.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
+pub(super) fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
     let unreadable = |what: String| Failure::new(66, format!("error: {}{what}", path.display()));
     let file = File::open(path).map_err(|error| unreadable(format!(": {error}")))?;
     let mut parsed = Vec::new();

@@ -22,9 +22,14 @@ pub struct Bars {
 impl Bars {
     /// Bars on stderr at a terminal; lines instead where `verbose` asks for them; nothing if `quiet`.
     pub fn new(common: &Common) -> Self {
+        Bars::of(common.verbose, common.quiet)
+    }
+
+    /// The same for a command that is not on a pipeline.
+    pub fn of(verbose: u8, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let lines = common.verbose > 0 && !common.quiet;
-        let shown = !common.quiet && terminal && !lines;
+        let lines = verbose > 0 && !quiet;
+        let shown = !quiet && terminal && !lines;
         Bars { shown, lines, all: MultiProgress::new(), bars: Mutex::default() }
     }
 }
