@@ -107,7 +107,10 @@ fn a_version_stays_while_data_move() {
 #[test]
 fn a_first_plan_neither_trains_nor_writes() {
     let bench = bench(TUNED).unwrap();
-    bench.epoch("s", Options { dry: true, resolve: true, workers: 1, ..Options::default() }).unwrap();
+    let plan = bench.epoch("s", Options { dry: true, resolve: true, workers: 1, ..Options::default() });
+    let plan = plan.unwrap();
+    let node = plan.nodes.iter().find(|node| node.node == "tuned").unwrap();
+    assert!(node.trains && node.training.is_none(), "what it would be trained on is not known yet");
     assert!(!bench.path("s").exists());
     let fits = bench.fits();
     bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();

@@ -19,6 +19,7 @@ fn cells(node: &NodeReport) -> [String; 6] {
         false => (dash(), dash()),
     };
     let why = match (node.calls.errors, node.gone) {
+        (0, 0) if node.trains => "trains a model".to_string(),
         (0, 0) => String::new(),
         (0, gone) => format!("{gone} keys vanish"),
         (errors, _) => format!("{errors} calls failed"),

@@ -131,6 +131,13 @@ impl Driver<'_> {
         Ok(true)
     }
 
+    /// Whether a fit of a node is done in this epoch, or would be in a run.
+    pub(super) fn trains(&self, node: &str) -> bool {
+        let own = |leaf: &LeafId| self.plan.leaves[*leaf].node == node;
+        let open = self.plan.fits().filter(own).any(|leaf| !self.fitted.contains_key(&leaf));
+        open || self.epoch.training.keys().any(own)
+    }
+
     /// What the fits of a node took, or by the pace of earlier ones will take.
     pub(super) fn training(&self, node: &str) -> Option<(FitCost, f64)> {
         let own = |(leaf, _): &(&LeafId, _)| self.plan.leaves[**leaf].node == node;

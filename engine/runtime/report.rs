@@ -76,6 +76,8 @@ pub struct NodeReport {
     pub changed_basis: Basis,
     /// Keys that vanish.
     pub gone: u64,
+    /// Whether it makes a version of a model in this epoch.
+    pub trains: bool,
     /// What training its model took, or will take, with the seconds, where they are known.
     pub training: Option<(FitCost, f64)>,
 }
@@ -132,6 +134,7 @@ impl Driver<'_> {
                 calls_basis: Basis::Exact,
                 changed_basis: Basis::Exact,
                 gone: change.gone,
+                trains: node.updates.is_some() && self.trains(&node.name),
                 training: self.training(&node.name),
             };
             self.bound(node.leaf, &infers, &unresolved, &nodes, &mut report);
@@ -166,6 +169,7 @@ impl Driver<'_> {
             calls_basis: Basis::Exact,
             changed_basis: Basis::Exact,
             gone: 0,
+            trains: false,
             training: None,
         });
         Report {
@@ -209,6 +213,11 @@ impl Driver<'_> {
         }
         let unfit = |leaf: &LeafId| self.unfit.contains(leaf);
         if upstream.iter().any(unfit) {
+            if report.trains {
+                // A row for each figure of each step, of which nobody knows yet how many there are.
+                report.changed_basis = Basis::Estimate;
+                return;
+            }
             let users = above.iter().map(|node| node.changed).max().unwrap_or(0);
             report.changed_basis = Basis::Estimate;
             report.changed = report.changed.max(users);
