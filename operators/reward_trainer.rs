@@ -8,28 +8,25 @@
 
 mod objective;
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::objective::{Reward, counted};
 use crate::{
-    chat::spoken,
-    label_policy::{LabelPrior, fit_prior},
-    language_model::LanguageModel,
-    lm::LabelTrie,
-    next_clicks::{NextClicks, Targets, Which, Wired, wire},
+    label_policy::fit_prior,
+    next_clicks::{Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problems},
     prompt_builder::{read_template, render},
     schema::Schema,
-    served::{ModelVersion, VERSION},
+    served::ModelVersion,
     sft_trainer::{held_out, min_history},
-    shape::{CallError, Graph, LeafId, Loaded, Snapshot, Watch, present},
+    shape::{CallError, Graph, LeafId, Watch},
     template::Template,
     tuning::{
         training::Training,
-        version::{Making, figures, figures_schema},
+        version::{Given, Job, figures_schema},
     },
 };
 
@@ -105,20 +102,9 @@ impl Operator for RewardTrainer {
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("reward_trainer/1 {} {parameters} {logic}", model.digest());
-        let job = Arc::new(Job { clicks, training: self.training.clone(), model: model.clone() });
-        let priced = job.clone();
-        let fitted =
-            graph.long_fit(VERSION, &relations, &[prior.leaf()], logic, move |inputs, read, watch| {
-                job.train(inputs, read, watch)
-            });
-        graph.priced(fitted, move |inputs, read| {
-            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
-        });
-        graph.publish_version(fitted);
-        graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
-            out.extend(version.adapter().map(figures).unwrap_or_default());
-            Ok(())
-        })
+        let (model, training) = (model.clone(), self.training.clone());
+        let job = Job { operator: RewardTrainer::NAME, clicks, model, training };
+        job.build(graph, &relations, prior, logic, train)
     }
 }
 
@@ -127,31 +113,9 @@ impl Described for RewardTrainer {
     const EXAMPLE: &'static str = include_str!("examples/reward_trainer.yaml");
 }
 
-/// Training, with all it needs beside the data.
-struct Job {
-    clicks: NextClicks,
-    training: Training,
-    model: Arc<dyn LanguageModel>,
-}
-
-impl Job {
-    fn train(
-        &self,
-        inputs: &[&dyn Snapshot],
-        read: &[Loaded],
-        watch: &mut dyn Watch,
-    ) -> Result<ModelVersion, CallError> {
-        let prior = present::<LabelPrior>(read.first())?;
-        let network = self.model.network()?;
-        let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
-        let [train, held] = self.clicks.examples(inputs, prior)?;
-        if train.is_empty() {
-            return Err("no user clicked a label after enough other events".into());
-        }
-        let counted = counted(&prior.shares(), &train, &held);
-        let [train, held] = [train, held].map(|examples| Reward::new(&trie, prior, examples));
-        let (operator, model, training) = (RewardTrainer::NAME, &self.model, &self.training);
-        let making = Making { operator, model, network: &network, training };
-        making.version(&train, &|trainer, values| held.ranked(trainer, values), &counted, watch)
-    }
+fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+    let Given { making, prior, trie, examples: [train, held] } = given;
+    let counted = counted(&prior.shares(), &train, &held);
+    let [train, held] = [train, held].map(|examples| Reward::new(trie, prior, examples));
+    making.version(&train, &|trainer, values| held.ranked(trainer, values), &counted, watch)
 }

@@ -9,26 +9,21 @@
 
 mod objective;
 
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::objective::Sft;
 use crate::{
-    chat::spoken,
-    label_policy::{LabelPrior, fit_prior},
-    language_model::LanguageModel,
-    lm::LabelTrie,
-    next_clicks::{Asked, NextClicks, Prompted, Targets, Which, Wired, wire},
+    label_policy::fit_prior,
+    next_clicks::{Asked, Prompted, Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problem, Problems},
     schema::Schema,
-    served::{ModelVersion, VERSION},
-    shape::{CallError, Graph, LeafId, Loaded, Snapshot, Watch, present},
+    served::ModelVersion,
+    shape::{CallError, Graph, LeafId, Watch},
     tuning::{
         baselines::{Baseline, Click, Kind},
         training::Training,
-        version::{Making, figures, figures_schema},
+        version::{Given, Job, figures_schema},
     },
 };
 
@@ -99,20 +94,9 @@ impl Operator for SftTrainer {
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
-        let job = Arc::new(Job { clicks, training: self.training.clone(), model: model.clone() });
-        let priced = job.clone();
-        let fitted =
-            graph.long_fit(VERSION, &relations, &[prior.leaf()], logic, move |inputs, read, watch| {
-                job.train(inputs, read, watch)
-            });
-        graph.priced(fitted, move |inputs, read| {
-            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
-        });
-        graph.publish_version(fitted);
-        graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
-            out.extend(version.adapter().map(figures).unwrap_or_default());
-            Ok(())
-        })
+        let (model, training) = (model.clone(), self.training.clone());
+        let job = Job { operator: SftTrainer::NAME, clicks, model, training };
+        job.build(graph, &relations, prior, logic, train)
     }
 }
 
@@ -128,33 +112,9 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
     [("held_out_markov", of(Kind::Markov)), ("held_out_popularity", of(Kind::GroupPopularity))]
 }
 
-/// Training, with all it needs beside the data.
-struct Job {
-    clicks: NextClicks,
-    training: Training,
-    model: Arc<dyn LanguageModel>,
-}
-
-impl Job {
-    fn train(
-        &self,
-        inputs: &[&dyn Snapshot],
-        read: &[Loaded],
-        watch: &mut dyn Watch,
-    ) -> Result<ModelVersion, CallError> {
-        let prior = present::<LabelPrior>(read.first())?;
-        let network = self.model.network()?;
-        let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
-        let [train, held] = self.clicks.examples(inputs, prior)?;
-        if train.is_empty() {
-            return Err(
-                "no user clicked a label that could be predicted; `targets: all` predicts more".into()
-            );
-        }
-        let counted = counted(&train, &held);
-        let [train, held] = [train, held].map(|examples| Sft::new(&trie, prior, examples));
-        let (operator, model, training) = (SftTrainer::NAME, &self.model, &self.training);
-        let making = Making { operator, model, network: &network, training };
-        making.version(&train, &|trainer, values| held.log_likelihood(trainer, values), &counted, watch)
-    }
+fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+    let Given { making, prior, trie, examples: [train, held] } = given;
+    let counted = counted(&train, &held);
+    let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, examples));
+    making.version(&train, &|trainer, values| held.log_likelihood(trainer, values), &counted, watch)
 }

@@ -12,13 +12,83 @@ use super::{
     training::Training,
 };
 use crate::{
+    chat::spoken,
+    label_policy::LabelPrior,
     language_model::LanguageModel,
-    lm::{LmError, LocalModel, Lora},
+    lm::{LabelTrie, LmError, LocalModel, Lora},
+    next_clicks::{NextClicks, Prompted},
     row::{Row, Value},
     schema::{Column, Schema, Type},
-    served::ModelVersion,
-    shape::{CallError, Watch},
+    served::{ModelVersion, VERSION},
+    shape::{CallError, Fitted, Graph, LeafId, Loaded, Snapshot, Watch, present},
 };
+
+/// Training as a node of a graph does it: on what, of which model, and how.
+pub(crate) struct Job {
+    /// The operator.
+    pub(crate) operator: &'static str,
+    pub(crate) clicks: NextClicks,
+    pub(crate) model: Arc<dyn LanguageModel>,
+    pub(crate) training: Training,
+}
+
+/// What a trainer makes its objective of.
+pub(crate) struct Given<'a> {
+    pub(crate) making: Making<'a>,
+    pub(crate) prior: &'a LabelPrior,
+    pub(crate) trie: &'a LabelTrie,
+    /// The examples to train on, and those of users who are kept out.
+    pub(crate) examples: [Prompted; 2],
+}
+
+/// How a trainer makes a version of what it is given.
+type Train = fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError>;
+
+impl Job {
+    /// Adds the fit that makes versions, on the examples' `relations`; gives the leaf of its figures.
+    pub(crate) fn build(
+        self,
+        graph: &mut Graph,
+        relations: &[LeafId],
+        prior: Fitted<LabelPrior>,
+        logic: String,
+        train: Train,
+    ) -> LeafId {
+        let job = Arc::new(self);
+        let priced = job.clone();
+        let fitted =
+            graph.long_fit(VERSION, relations, &[prior.leaf()], logic, move |inputs, read, watch| {
+                job.train(inputs, read, train, watch)
+            });
+        graph.priced(fitted, move |inputs, read| {
+            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
+        });
+        graph.publish_version(fitted);
+        graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
+            out.extend(version.adapter().map(figures).unwrap_or_default());
+            Ok(())
+        })
+    }
+
+    fn train(
+        &self,
+        inputs: &[&dyn Snapshot],
+        read: &[Loaded],
+        train: Train,
+        watch: &mut dyn Watch,
+    ) -> Result<ModelVersion, CallError> {
+        let prior = present::<LabelPrior>(read.first())?;
+        let network = self.model.network()?;
+        let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
+        let examples = self.clicks.examples(inputs, prior)?;
+        if examples[0].is_empty() {
+            return Err("no click could be learnt from; `targets: all` and a larger `last` give more".into());
+        }
+        let (operator, model, training) = (self.operator, &self.model, &self.training);
+        let making = Making { operator, model, network: &network, training };
+        train(Given { making, prior, trie: &trie, examples }, watch)
+    }
+}
 
 /// What is made by whom, of what, and how.
 pub(crate) struct Making<'a> {
@@ -90,7 +160,7 @@ pub(crate) fn figures_schema() -> Schema {
 }
 
 /// The figures of training that an adapter remembers.
-pub(crate) fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
+fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
     let steps = adapter.lineage()["log"].as_array().into_iter().flatten();
     let rows = (1..).zip(steps).flat_map(|(step, figures)| {
         let figures = figures.as_object().into_iter().flatten();
