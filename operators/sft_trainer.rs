@@ -47,9 +47,17 @@ pub struct SftTrainer {
     /// Share of the users who are kept out of training, for the figures `held_out`.
     #[serde(default = "held_out")]
     pub held_out: f64,
+    /// Temperature of the policy that is trained: that of the sampler that serves. An untuned model is
+    /// far too sure of itself at 1.
+    #[serde(default = "one")]
+    pub temperature: f64,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
+}
+
+pub(crate) fn one() -> f64 {
+    1.0
 }
 
 pub(crate) fn min_history() -> u64 {
@@ -70,6 +78,9 @@ impl SftTrainer {
     fn parts(&self, inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
         let mut problems = Problems::default();
         self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
+        problems.require(self.temperature > 0.0 && self.temperature.is_finite(), || {
+            Problem::with("temperature", "must be a positive number")
+        });
         let item = self.which().check(inputs, &mut problems);
         problems.finish(item)
     }
@@ -96,7 +107,8 @@ impl Operator for SftTrainer {
         let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: SftTrainer::NAME, clicks, model, training };
-        job.build(graph, &relations, prior, logic, train)
+        let temperature = self.temperature;
+        job.build(graph, &relations, prior, logic, move |given, watch| train(given, temperature, watch))
     }
 }
 
@@ -112,9 +124,9 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
     [("held_out_markov", of(Kind::Markov)), ("held_out_popularity", of(Kind::GroupPopularity))]
 }
 
-fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, examples: [train, held] } = given;
     let counted = counted(&train, &held);
-    let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, examples));
+    let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
     making.version(&train, &|trainer, values| held.log_likelihood(trainer, values), &counted, watch)
 }

@@ -45,11 +45,17 @@ impl Head {
 
     /// Log-probability of each edge; `hidden` is `[row][hidden]`, edges are in the order of rows.
     pub(crate) fn log_probs(&self, hidden: &[f32], edges: &[Edge]) -> Vec<f64> {
-        self.log_probs_and_totals(hidden, edges).0
+        self.log_probs_and_totals(hidden, edges, |_| ()).0
     }
 
-    /// [`Head::log_probs`], and of each row asked the logarithm of its sum over the vocabulary.
-    pub(super) fn log_probs_and_totals(&self, hidden: &[f32], edges: &[Edge]) -> (Vec<f64>, Vec<f64>) {
+    /// [`Head::log_probs`], and of each row asked the logarithm of its sum over the vocabulary; `see` is
+    /// shown the logits, as [`Head::chunks`] makes them of one block of rows after the other.
+    pub(super) fn log_probs_and_totals(
+        &self,
+        hidden: &[f32],
+        edges: &[Edge],
+        mut see: impl FnMut(&[f32]),
+    ) -> (Vec<f64>, Vec<f64>) {
         assert!(edges.is_sorted_by_key(|edge| edge.row));
         let mut rows: Vec<usize> = edges.iter().map(|edge| edge.row).collect();
         rows.dedup();
@@ -71,6 +77,7 @@ impl Head {
             let asked = wanted.iter().filter(|(_, place, _)| block.contains(place));
             let mut asked = asked.peekable();
             self.chunks(&tiles, block.clone(), |start, width, chunk| {
+                see(chunk);
                 for (total, chunk) in totals.iter_mut().zip(chunk.chunks_exact(CHUNK)) {
                     total.push(&chunk[..width]);
                 }
@@ -110,15 +117,21 @@ impl Head {
     pub(super) fn chunks(&self, x: &Tiles, rows: Range<usize>, mut each: impl FnMut(usize, usize, &[f32])) {
         let mut logits = vec![0.0; rows.len() * CHUNK];
         let mut panel = Vec::new();
-        for start in (0..self.weights.outputs()).step_by(CHUNK) {
-            let end = self.weights.outputs().min(start + CHUNK);
+        self.each_chunk(|start, width| {
+            let end = start + width;
             self.weights.product(x, rows.clone(), (start, end), &mut panel, |first, c| {
                 for (row, c) in logits.chunks_exact_mut(CHUNK).zip(c.chunks_exact(PANEL)) {
                     row[first - start..][..PANEL].copy_from_slice(c);
                 }
             });
-            each(start, end - start, &logits);
-        }
+            each(start, width, &logits);
+        });
+    }
+
+    /// Calls `each(first_token, width)` for each chunk of the vocabulary, in order.
+    pub(super) fn each_chunk(&self, mut each: impl FnMut(usize, usize)) {
+        let outputs = self.weights.outputs();
+        (0..outputs).step_by(CHUNK).for_each(|start| each(start, CHUNK.min(outputs - start)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loss of supervised tuning, and what it says of users who were kept out.
 //!
 //! Decision: the policy that is trained is the one that is served: label prior subtracted, recent
-//! interests ruled out, temperature 1.
+//! interests ruled out, at the sampler's temperature.
 
 use crate::{
     label_policy::LabelPrior,
@@ -13,19 +13,25 @@ use crate::{
     },
 };
 
-/// Cross-entropy of what was clicked, under the policy that is served at temperature 1.
+/// Cross-entropy of what was clicked, under the policy that is served.
 pub(super) struct Sft<'a> {
     trie: &'a LabelTrie,
     prior: Vec<f64>,
+    temperature: f64,
     examples: Vec<(String, f64)>,
     /// Of each example the labels allowed, and the share of each.
     asked: Vec<(Vec<bool>, Vec<f64>)>,
 }
 
 impl<'a> Sft<'a> {
-    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, examples: Prompted) -> Self {
+    pub(super) fn new(
+        trie: &'a LabelTrie,
+        prior: &LabelPrior,
+        temperature: f64,
+        examples: Prompted,
+    ) -> Self {
         let prior = prior.prior.iter().map(|prior| f64::from(*prior)).collect();
-        let mut sft = Self { trie, prior, examples: Vec::new(), asked: Vec::new() };
+        let mut sft = Self { trie, prior, temperature, examples: Vec::new(), asked: Vec::new() };
         for (prompt, Asked { allowed, clicked, .. }) in examples {
             let clicks: f64 = clicked.iter().sum();
             sft.examples.push((prompt, clicks));
@@ -36,7 +42,8 @@ impl<'a> Sft<'a> {
 
     /// `log π` of each label after an example.
     fn log_policy(&self, example: usize, scores: &[f64]) -> Vec<f64> {
-        let scores: Vec<f64> = scores.iter().zip(&self.prior).map(|(l, prior)| l - prior).collect();
+        let score = |(l, prior): (&f64, &f64)| (l - prior) / self.temperature;
+        let scores: Vec<f64> = scores.iter().zip(&self.prior).map(score).collect();
         log_softmax(&scores, &self.asked[example].0)
     }
 
@@ -76,11 +83,9 @@ impl Objective for Sft<'_> {
         told.tell("accuracy", best.map_or(0.0, |best| target[best]));
         let mut loss = cross_entropy(&policy, target);
         // A score that is ruled out moves nothing.
-        loss.gradient
-            .iter_mut()
-            .zip(&self.asked[example].0)
-            .filter(|(_, allowed)| !**allowed)
-            .for_each(|(slope, _)| *slope = 0.0);
+        for (slope, allowed) in loss.gradient.iter_mut().zip(&self.asked[example].0) {
+            *slope = if *allowed { *slope / self.temperature } else { 0.0 };
+        }
         loss
     }
 }
@@ -106,14 +111,14 @@ mod tests {
             allowed: vec![true, true, false, true],
             clicked: vec![3.0, 1.0, 0.0, 0.0],
         };
-        let sft = Sft::new(&trie, &prior, Prompted::from([("p".to_string(), asked)]));
+        let sft = Sft::new(&trie, &prior, 2.0, Prompted::from([("p".to_string(), asked)]));
         let scores = [-1.5, -0.3, 4.0, -2.0];
         slopes_are_those_of_differences(&sft, 0, &scores);
         let loss = sft.loss(0, &scores, &mut Told::default());
         assert_eq!(loss.gradient[2], 0.0);
-        // s = −0.5, 1.7, –, 1: the policy is their softmax, the prior subtracted.
-        let sum = (-0.5f64).exp() + 1.7f64.exp() + 1f64.exp();
-        let expected = -(0.75 * (-0.5 - sum.ln()) + 0.25 * (1.7 - sum.ln()));
+        // s = −0.5, 1.7, –, 1: the policy is the softmax of half of them, the prior subtracted.
+        let sum = (-0.25f64).exp() + 0.85f64.exp() + 0.5f64.exp();
+        let expected = -(0.75 * (-0.25 - sum.ln()) + 0.25 * (0.85 - sum.ln()));
         assert!((loss.value - expected).abs() < 1e-6, "{} {expected}", loss.value);
     }
 }

@@ -41,9 +41,6 @@ pub(crate) struct Given<'a> {
     pub(crate) examples: [Prompted; 2],
 }
 
-/// How a trainer makes a version of what it is given.
-type Train = fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError>;
-
 impl Job {
     /// Adds the fit that makes versions, on the examples' `relations`; gives the leaf of its figures.
     pub(crate) fn build(
@@ -52,13 +49,13 @@ impl Job {
         relations: &[LeafId],
         prior: Fitted<LabelPrior>,
         logic: String,
-        train: Train,
+        train: impl Fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError> + Send + Sync + 'static,
     ) -> LeafId {
         let job = Arc::new(self);
         let priced = job.clone();
         let fitted =
             graph.long_fit(VERSION, relations, &[prior.leaf()], logic, move |inputs, read, watch| {
-                job.train(inputs, read, train, watch)
+                job.train(inputs, read, &train, watch)
             });
         graph.priced(fitted, move |inputs, read| {
             priced.clicks.cost(inputs, read, &priced.training, &priced.model)
@@ -74,7 +71,7 @@ impl Job {
         &self,
         inputs: &[&dyn Snapshot],
         read: &[Loaded],
-        train: Train,
+        train: &dyn Fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError>,
         watch: &mut dyn Watch,
     ) -> Result<ModelVersion, CallError> {
         let prior = present::<LabelPrior>(read.first())?;

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::forest::{Forest, Text};
-use super::head::score;
+use super::head::{KEPT, score};
 use super::network::{Tuned, below};
 use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::error::LmError;
@@ -57,7 +57,7 @@ impl<'t> Batch<'t> {
     /// Of each prompt the log-probability of each label, under adapters with these numbers.
     pub(crate) fn scores(&self, tuned: &Tuned) -> Vec<Vec<f64>> {
         let hidden = tuned.forward(&self.forest, &self.below, None).hidden();
-        self.sums(&score(&tuned.network.head, &hidden, &self.edges).logs)
+        self.sums(&score(&tuned.network.head, &hidden, &self.edges, 0).logs)
     }
 
     /// The gradient of a loss by the adapters' numbers; `dropout` is the seed and the step of what is
@@ -70,7 +70,7 @@ impl<'t> Batch<'t> {
     ) -> Vec<f32> {
         let tape = tuned.forward(&self.forest, &self.below, dropout);
         let (head, hidden) = (&tuned.network.head, tape.hidden());
-        let scores = score(head, &hidden, &self.edges);
+        let scores = score(head, &hidden, &self.edges, KEPT);
         let slopes = loss(&self.sums(&scores.logs));
         let slopes: Vec<f64> =
             self.asked.iter().zip(&slopes).flat_map(|((trie, _), s)| trie.spread(s)).collect();

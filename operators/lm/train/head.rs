@@ -1,7 +1,7 @@
 //! Log-probabilities of edges over the whole vocabulary, and their gradient.
 //!
-//! Decision: logits are made in chunks of the vocabulary and made again for the gradient; all of them
-//! would be the largest table of a step, and only the rows with labels below them have any. Of a
+//! Decision: logits are made in chunks of the vocabulary and kept for the gradient as long as they are
+//! few; all of a large batch would be the largest table of a step, and are made again. Of a
 //! row's edges the gradient is `Σ g_e W_t − (Σ g_e) Σ_v p_v W_v`, so it takes one product with the
 //! transposed weights however many edges there are.
 
@@ -18,12 +18,17 @@ use crate::lm::matmul::Tiles;
 /// Rows that are taken at once, at most.
 const ROWS: usize = 8 * TILE;
 
+/// Bytes of logits that are kept for the gradient, at most.
+pub(super) const KEPT: usize = 256 << 20;
+
 /// Edges in order of rows, and in blocks of some rows each.
 struct Blocks {
     edges: Vec<Edge>,
     /// The edge of each as they were given.
     places: Vec<usize>,
     blocks: Vec<Range<usize>>,
+    /// How many rows there are.
+    rows: usize,
 }
 
 impl Blocks {
@@ -48,7 +53,7 @@ impl Blocks {
                 }
             }
         }
-        Self { edges, places, blocks }
+        Self { edges, places, blocks, rows }
     }
 }
 
@@ -57,30 +62,44 @@ pub(crate) struct Scores {
     blocks: Blocks,
     /// By block, of each row the logarithm of the sum over the vocabulary.
     totals: Vec<Vec<f64>>,
+    /// By block, the chunks of its logits one after the other; nothing if they are too many.
+    logits: Vec<Vec<f32>>,
     /// In the order the edges were given.
     pub(crate) logs: Vec<f64>,
 }
 
-/// Log-probability of each edge, in any order; `hidden` is `[row][hidden]`.
-pub(crate) fn score(head: &Head, hidden: &[f32], edges: &[Edge]) -> Scores {
+/// Log-probability of each edge, in any order; `hidden` is `[row][hidden]`. For [`Scores::backward`] it
+/// keeps `kept` bytes of logits at most.
+pub(crate) fn score(head: &Head, hidden: &[f32], edges: &[Edge], kept: usize) -> Scores {
     let blocks = Blocks::new(edges);
-    let of = |block: &Range<usize>| head.log_probs_and_totals(hidden, &blocks.edges[block.clone()]);
-    let found: Vec<(Vec<f64>, Vec<f64>)> = blocks.blocks.par_iter().map(of).collect();
-    let (sorted, totals): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let vocabulary = head.weights().outputs().next_multiple_of(CHUNK);
+    let keep = blocks.rows * vocabulary * size_of::<f32>() <= kept;
+    let of = |block: &Range<usize>| {
+        let mut logits = Vec::new();
+        let (logs, totals) = head.log_probs_and_totals(hidden, &blocks.edges[block.clone()], |chunk| {
+            if keep {
+                logits.extend_from_slice(chunk);
+            }
+        });
+        ((logs, totals), logits)
+    };
+    let (found, logits): (Vec<_>, Vec<_>) = blocks.blocks.par_iter().map(of).unzip();
+    let (sorted, totals): (Vec<Vec<f64>>, Vec<_>) = found.into_iter().unzip();
     let mut logs = vec![0.0; edges.len()];
     blocks.places.iter().zip(sorted.iter().flatten()).for_each(|(place, log)| logs[*place] = *log);
-    Scores { blocks, totals, logs }
+    Scores { blocks, totals, logits, logs }
 }
 
 impl Scores {
     /// The gradient of the hidden states, `[row][hidden]`, given that of each log-probability.
     pub(crate) fn backward(&self, head: &Head, hidden: &[f32], slopes: &[f64]) -> Vec<f32> {
         let sorted: Vec<f64> = self.blocks.places.iter().map(|place| slopes[*place]).collect();
-        let of = |(block, totals): (&Range<usize>, &Vec<f64>)| {
+        let of = |((block, totals), logits): ((&Range<usize>, &Vec<f64>), &Vec<f32>)| {
             let edges = &self.blocks.edges[block.clone()];
-            pull(head, hidden, edges, totals, &sorted[block.clone()])
+            pull(head, hidden, (edges, &sorted[block.clone()]), totals, logits)
         };
-        let found: Vec<_> = self.blocks.blocks.par_iter().zip(&self.totals).map(of).collect();
+        let found: Vec<_> =
+            self.blocks.blocks.par_iter().zip(&self.totals).zip(&self.logits).map(of).collect();
         let size = head.norm.len();
         let mut gradient = vec![0.0; hidden.len()];
         for (rows, block) in found {
@@ -96,9 +115,9 @@ impl Scores {
 fn pull(
     head: &Head,
     hidden: &[f32],
-    edges: &[Edge],
+    (edges, slopes): (&[Edge], &[f64]),
     totals: &[f64],
-    slopes: &[f64],
+    logits: &[f32],
 ) -> (Vec<usize>, Vec<f32>) {
     let mut rows: Vec<usize> = edges.iter().map(|edge| edge.row).collect();
     rows.dedup();
@@ -115,14 +134,16 @@ fn pull(
     direct.sort_by_key(|(token, place, _)| (*token, *place));
 
     let x = head.normalised(hidden, &rows);
-    let (mut tiles, mut panel) = (Tiles::default(), Vec::new());
+    let (mut tiles, mut panel, mut slopes) = (Tiles::default(), Vec::new(), Vec::new());
     let mut by_normed = vec![0.0; rows.len() * size];
+    let mut kept = logits;
     for block in x.blocks() {
         let (totals, along) = (&totals[block.clone()], &along[block.clone()]);
         let by_normed = &mut by_normed[block.start * size..block.end * size];
         let mut direct = direct.iter().filter(|(_, place, _)| block.contains(place)).peekable();
-        head.chunks(&x, block.clone(), |start, width, logits| {
-            let mut slopes = logits.to_vec();
+        let mut pull = |start: usize, width: usize, logits: &[f32]| {
+            slopes.clear();
+            slopes.extend_from_slice(logits);
             for ((row, total), along) in slopes.chunks_exact_mut(CHUNK).zip(totals).zip(along) {
                 boltzmann(&mut row[..width], *total as f32, 1.0);
                 row[..width].iter_mut().for_each(|p| *p *= -*along as f32);
@@ -132,7 +153,15 @@ fn pull(
             }
             tiles.pack(block.len(), width, |r| &slopes[r * CHUNK..]);
             head.weights().add_transposed(&tiles, (start, start + width), &mut panel, by_normed, true);
-        });
+        };
+        match kept.is_empty() {
+            true => head.chunks(&x, block.clone(), pull),
+            false => head.each_chunk(|start, width| {
+                let (chunk, rest) = kept.split_at(block.len() * CHUNK);
+                kept = rest;
+                pull(start, width, chunk);
+            }),
+        }
     }
     let taken: Vec<f32> = rows.iter().flat_map(|row| &hidden[row * size..][..size]).copied().collect();
     let mut gradient = vec![0.0; by_normed.len()];
@@ -168,11 +197,11 @@ mod tests {
     fn agrees_with_the_head_for_edges_in_any_order() {
         let (head, hidden) = (head(), noise(113, 5 * SIZE));
         let edges = edges(5);
-        let found = score(&head, &hidden, &edges).logs;
+        let found = score(&head, &hidden, &edges, KEPT).logs;
         for (edge, found) in edges.iter().zip(&found) {
             assert_eq!(head.log_probs(&hidden, &[*edge]), [*found]);
         }
-        assert!(score(&head, &hidden, &[]).logs.is_empty());
+        assert!(score(&head, &hidden, &[], KEPT).logs.is_empty());
     }
 
     #[test]
@@ -181,9 +210,9 @@ mod tests {
         let edges = edges(5);
         let weights: Vec<f64> = noise(115, edges.len()).iter().map(|w| f64::from(*w)).collect();
         let value = |hidden: &[f32]| -> f64 {
-            score(&head, hidden, &edges).logs.iter().zip(&weights).map(|(log, w)| log * w).sum()
+            score(&head, hidden, &edges, 0).logs.iter().zip(&weights).map(|(log, w)| log * w).sum()
         };
-        let gradient = score(&head, &hidden, &edges).backward(&head, &hidden, &weights);
+        let gradient = score(&head, &hidden, &edges, KEPT).backward(&head, &hidden, &weights);
         let largest = gradient.iter().fold(0f64, |most, g| most.max(f64::from(g.abs())));
         let h = 3e-3;
         for i in 0..hidden.len() {
@@ -200,13 +229,13 @@ mod tests {
         let (head, rows) = (head(), 3 * ROWS + 5);
         let (hidden, edges) = (noise(116, rows * SIZE), edges(rows));
         let slopes: Vec<f64> = noise(117, edges.len()).iter().map(|w| f64::from(*w)).collect();
-        let all = score(&head, &hidden, &edges).backward(&head, &hidden, &slopes);
+        let all = score(&head, &hidden, &edges, KEPT).backward(&head, &hidden, &slopes);
         for row in [0, ROWS, rows - 1] {
             let own = edges.iter().zip(&slopes).filter(|(edge, _)| edge.row == row);
             let (own, slopes): (Vec<Edge>, Vec<f64>) =
                 own.map(|(edge, slope)| (Edge { row: 0, ..*edge }, *slope)).unzip();
             let hidden = &hidden[row * SIZE..][..SIZE];
-            let alone = score(&head, hidden, &own).backward(&head, hidden, &slopes);
+            let alone = score(&head, hidden, &own, 0).backward(&head, hidden, &slopes);
             assert_eq!(alone, all[row * SIZE..][..SIZE]);
         }
     }
