@@ -25,8 +25,10 @@ use crate::{
     shape::{CallError, Graph, LeafId, Watch},
     template::Template,
     tuning::{
+        gate::Gate,
+        trainer::Trainer,
         training::Training,
-        version::{Given, Job, figures_schema},
+        version::{Given, Job, Start, figures_schema, known},
     },
 };
 
@@ -98,7 +100,8 @@ impl Operator for RewardTrainer {
             recipe.template = template;
             recipe.logic = digest;
         };
-        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, inputs, graph, with);
+        let given = [0, 1, 2].map(|at| &inputs.inputs[at]);
+        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, given, graph, with);
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("reward_trainer/1 {} {parameters} {logic}", model.digest());
@@ -117,5 +120,11 @@ fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallEr
     let Given { making, prior, trie, examples: [train, held] } = given;
     let counted = counted(&prior.shares(), &train, &held);
     let [train, held] = [train, held].map(|examples| Reward::new(trie, prior, examples));
-    making.version(&train, &|trainer, values| held.ranked(trainer, values), &counted, watch)
+    let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
+        let of = |values| held.ranked(trainer, values);
+        let mut judged = known(&[("held_out_untuned", of(before)?), ("held_out", of(after)?)]);
+        judged.extend(known(&counted));
+        Ok(judged)
+    };
+    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
 }
