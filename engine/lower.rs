@@ -29,7 +29,7 @@ use crate::{
     price::Price,
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, Spec, When},
+    spec::{Named, NodeSpec, Spec},
 };
 
 /// Lowers a pipeline.
@@ -156,7 +156,7 @@ impl Lowering<'_> {
         self.fitting_model(op, named.spec.model.as_ref(), model.as_ref(), ("model", operator.model_kinds()));
         let updated = ("updates", operator.updated_kinds());
         self.fitting_model(op, named.spec.updates.as_ref(), updates.as_ref(), updated);
-        self.only_updater(named, operator.between_epochs());
+        self.only_updater(named);
         self.policies(&named.spec, operator.between_epochs());
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
@@ -178,9 +178,6 @@ impl Lowering<'_> {
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
         self.useless_policies(&named.spec, first_leaf);
-        if named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
-            self.graph.every_cycle(first_leaf);
-        }
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);
@@ -190,7 +187,7 @@ impl Lowering<'_> {
             inputs: named.spec.inputs.iter().map(|i| i.value.clone()).collect(),
             model: named.spec.model.as_ref().map(|m| m.value.clone()),
             updates: named.spec.updates.as_ref().map(|m| m.value.clone()),
-            between: operator.between_epochs(),
+            between: self.between(&named.spec),
             name,
             schema,
             leaf,

@@ -224,15 +224,6 @@ impl Graph {
             *refit = Refit::Between(of.leaf);
         }
     }
-
-    /// Declares that the fits of a node from this leaf on are done again in every cycle.
-    pub fn every_cycle(&mut self, first: LeafId) {
-        for leaf in &mut self.leaves[first..] {
-            if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
-                *refit = Refit::Cycle;
-            }
-        }
-    }
 }
 
 /// An artifact as the type it was fitted as.

@@ -107,7 +107,8 @@ impl Operator for RewardTrainer {
         let logic = format!("reward_trainer/1 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: RewardTrainer::NAME, clicks, model, training };
-        job.build(graph, &relations, prior, logic, train)
+        let first = inputs.updates.and_then(|model| model.version);
+        job.build(graph, &relations, prior, logic, first, train)
     }
 }
 

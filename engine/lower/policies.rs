@@ -8,8 +8,12 @@ use super::Lowering;
 use crate::spec::{NodeSpec, When};
 
 impl Lowering<'_> {
-    /// Whether a node works between epochs; of what cannot be read, it does not.
+    /// Whether a node works between epochs: because it cannot do otherwise, or because it is told to make
+    /// versions of a model there. Of what cannot be read, it does not.
     pub(super) fn between(&self, node: &NodeSpec) -> bool {
+        if node.updates.is_some() && node.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
+            return true;
+        }
         let operator = self.registry.get(&node.op).and_then(|entry| entry.parse(&node.with).ok());
         operator.is_some_and(|operator| operator.between_epochs())
     }
