@@ -14,6 +14,7 @@ pub mod compact;
 pub mod count;
 pub mod csa_encoder;
 pub mod features;
+pub mod feedback_aggregator;
 mod fitting;
 mod graph;
 pub mod group_profile;
@@ -61,6 +62,7 @@ pub fn register(all: &mut impl Register) {
     all.operator::<scorer::Scorer>();
     all.operator::<sft_trainer::SftTrainer>();
     all.operator::<reward_trainer::RewardTrainer>();
+    all.operator::<feedback_aggregator::FeedbackAggregator>();
     all.operator::<llm_generate::LlmGenerate>();
     all.operator::<align::Align>();
     all.operator::<hash_group::HashGroup>();

@@ -24,12 +24,7 @@ pub(super) struct Sft<'a> {
 }
 
 impl<'a> Sft<'a> {
-    pub(super) fn new(
-        trie: &'a LabelTrie,
-        prior: &LabelPrior,
-        temperature: f64,
-        examples: Prompted,
-    ) -> Self {
+    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, temperature: f64, examples: Prompted) -> Self {
         let prior = prior.prior.iter().map(|prior| f64::from(*prior)).collect();
         let mut sft = Self { trie, prior, temperature, examples: Vec::new(), asked: Vec::new() };
         for (prompt, Asked { allowed, clicked, .. }) in examples {
