@@ -156,8 +156,7 @@ fn recent_place(inputs: &Inputs<'_>, problems: &mut Problems) -> Option<usize> {
     let recent = problems.take(inputs.relation(2, "recent_categories of clicks"))?;
     let place = problems.take(inputs.column(2, recent, "categories"))?;
     let of = recent.schema.notes.get("recents_of");
-    // A prompt_builder hands these notes on; its rows are not the fold's.
-    problems.require(of.is_some() && !recent.schema.notes.contains_key("neutral_prompt"), || {
+    problems.require(of.is_some(), || {
         Problem::input(2, format!("`{}` folds no clicks", recent.name)).help("name a recent_categories")
     });
     let shown = inputs.inputs.first()?;

@@ -22,8 +22,9 @@ use crate::{
     shape::{CallError, Graph, LeafId, Watch},
     tuning::{
         baselines::{Baseline, Click, Kind},
+        trainer::Trainer,
         training::Training,
-        version::{Given, Job, figures_schema},
+        version::{Given, Job, figures_schema, known},
     },
 };
 
@@ -106,7 +107,7 @@ impl Operator for SftTrainer {
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
-        let job = Job { operator: SftTrainer::NAME, clicks, model, training };
+        let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
         let temperature = self.temperature;
         job.build(graph, &relations, prior, logic, move |given, watch| train(given, temperature, watch))
     }
@@ -128,5 +129,11 @@ fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<Mo
     let Given { making, prior, trie, examples: [train, held] } = given;
     let counted = counted(&train, &held);
     let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
-    making.version(&train, &|trainer, values| held.log_likelihood(trainer, values), &counted, watch)
+    let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
+        let of = |values| held.log_likelihood(trainer, values);
+        let mut judged = known(&[("held_out_untuned", of(before)?), ("held_out", of(after)?)]);
+        judged.extend(known(&counted));
+        Ok(judged)
+    };
+    making.version(&train, &judge, watch)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{
-    trainer::{Checkpoint, Objective, Trainer},
+    trainer::{Checkpoint, Figures, Objective, Trainer},
     training::Training,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     label_policy::LabelPrior,
     language_model::LanguageModel,
     lm::{LabelTrie, LmError, LocalModel, Lora},
-    next_clicks::{NextClicks, Prompted},
+    next_clicks::{Examples, Prompted},
     row::{Row, Value},
     schema::{Column, Schema, Type},
     served::{ModelVersion, VERSION},
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) struct Job {
     /// The operator.
     pub(crate) operator: &'static str,
-    pub(crate) clicks: NextClicks,
+    pub(crate) examples: Box<dyn Examples>,
     pub(crate) model: Arc<dyn LanguageModel>,
     pub(crate) training: Training,
 }
@@ -58,7 +58,7 @@ impl Job {
                 job.train(inputs, read, &train, watch)
             });
         graph.priced(fitted, move |inputs, read| {
-            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
+            priced.examples.cost(inputs, read, &priced.training, &priced.model)
         });
         graph.publish_version(fitted);
         graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
@@ -77,9 +77,9 @@ impl Job {
         let prior = present::<LabelPrior>(read.first())?;
         let network = self.model.network()?;
         let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
-        let examples = self.clicks.examples(inputs, prior)?;
+        let examples = self.examples.examples(inputs, prior)?;
         if examples[0].is_empty() {
-            return Err("no click could be learnt from; `targets: all` and a larger `last` give more".into());
+            return Err(self.examples.nothing().into());
         }
         let (operator, model, training) = (self.operator, &self.model, &self.training);
         let making = Making { operator, model, network: &network, training };
@@ -96,12 +96,11 @@ pub(crate) struct Making<'a> {
     pub(crate) training: &'a Training,
 }
 
-/// How a version does with users who were kept out, by the adapters' numbers; nothing if there are none.
-pub(crate) type Judge<'a> = dyn Fn(&Trainer<'_>, &[f32]) -> Result<Option<f64>, LmError> + 'a;
+/// How a version does where it was not trained, given the adapters' numbers before and after.
+pub(crate) type Judge<'a> = dyn Fn(&Trainer<'_>, &[f32], &[f32]) -> Result<Figures, LmError> + 'a;
 
 impl Making<'_> {
-    /// Trains a version. `judge` is asked before and after, for the figures `held_out_untuned` and
-    /// `held_out`; `others` are what something else makes of the same users.
+    /// Trains a version. What `judge` says of it is among the figures of the last step.
     ///
     /// # Errors
     /// If training fails, or is stopped.
@@ -109,22 +108,18 @@ impl Making<'_> {
         &self,
         objective: &dyn Objective,
         judge: &Judge<'_>,
-        others: &[(&str, Option<f64>)],
         watch: &mut dyn Watch,
     ) -> Result<ModelVersion, CallError> {
         let failed = |error: LmError| CallError::Failed(error.to_string());
         let kept = watch.kept()?;
         let mut trainer =
             Trainer::new(self.training, objective, self.network, kept.as_deref()).map_err(failed)?;
-        let untuned = judge(&trainer, &trainer.untuned()).map_err(failed)?;
         trainer.run(watch)?;
         let Checkpoint { values, log, .. } = trainer.checkpoint();
-        let tuned = judge(&trainer, values).map_err(failed)?;
+        let judged = judge(&trainer, &trainer.untuned(), values).map_err(failed)?;
         let mut log = log.clone();
-        let judged = [("held_out", tuned), ("held_out_untuned", untuned)];
         if let Some(last) = log.last_mut() {
-            let figures = judged.iter().chain(others);
-            last.extend(figures.filter_map(|(name, figure)| Some((name.to_string(), (*figure)?))));
+            last.extend(judged);
         }
         let lineage = json!({
             "operator": self.operator, "base": self.model.digest(), "parent": null,
@@ -148,6 +143,11 @@ fn digest(objective: &dyn Objective) -> String {
         });
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// Figures by name, of those that are known.
+pub(crate) fn known(figures: &[(&str, Option<f64>)]) -> Figures {
+    figures.iter().filter_map(|(name, figure)| Some((name.to_string(), (*figure)?))).collect()
 }
 
 /// The columns of the figures of training.
