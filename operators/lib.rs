@@ -26,6 +26,7 @@ pub mod llm_sampler;
 pub mod lm;
 mod next_clicks;
 pub mod nn;
+pub mod one_group;
 pub mod operator;
 pub mod ordered;
 mod portrait;
@@ -65,6 +66,7 @@ pub fn register(all: &mut impl Register) {
     all.operator::<feedback_aggregator::FeedbackAggregator>();
     all.operator::<llm_generate::LlmGenerate>();
     all.operator::<align::Align>();
+    all.operator::<one_group::OneGroup>();
     all.operator::<hash_group::HashGroup>();
     all.operator::<count::Count>();
 }
