@@ -29,7 +29,7 @@ use crate::{
     price::Price,
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, Spec},
+    spec::{Named, NodeSpec, Spec, When},
 };
 
 /// Lowers a pipeline.
@@ -88,6 +88,15 @@ fn hash(parts: &[&str]) -> String {
     hasher.finalize().to_hex()[..32].to_string()
 }
 
+/// The nodes that make versions of a model.
+#[derive(Default)]
+struct Updaters {
+    /// In an epoch, before it is asked.
+    before: Option<String>,
+    /// In cycles.
+    between: Option<String>,
+}
+
 struct Lowering<'a> {
     spec: &'a Spec,
     folder: &'a Path,
@@ -102,7 +111,7 @@ struct Lowering<'a> {
     /// What models cost, by name.
     prices: BTreeMap<String, Price>,
     /// The nodes that make versions of models, by the model's name.
-    updaters: BTreeMap<String, String>,
+    updaters: BTreeMap<String, Updaters>,
 }
 
 impl Lowering<'_> {
@@ -133,9 +142,8 @@ impl Lowering<'_> {
     fn node(&mut self, named: &Named<NodeSpec>, models: &BTreeMap<String, Model>) -> Option<PlanNode> {
         let NodeSpec { op, with, .. } = &named.spec;
         let model = self.model(named.spec.model.as_ref(), models);
-        let updates = self.model(named.spec.updates.as_ref(), models);
+        let updates = self.updated(named, models);
         let inputs = self.inputs(&named.spec);
-        self.unsupported(&named.spec);
         let Some(entry) = self.registry.get(op) else {
             let names: Vec<&str> = self.registry.entries().iter().map(|entry| entry.name).collect();
             let near = did_you_mean(op, names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
@@ -148,7 +156,8 @@ impl Lowering<'_> {
         self.fitting_model(op, named.spec.model.as_ref(), model.as_ref(), ("model", operator.model_kinds()));
         let updated = ("updates", operator.updated_kinds());
         self.fitting_model(op, named.spec.updates.as_ref(), updates.as_ref(), updated);
-        self.only_updater(named);
+        self.only_updater(named, operator.between_epochs());
+        self.policies(&named.spec, operator.between_epochs());
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
             node: &named.name,
@@ -169,6 +178,9 @@ impl Lowering<'_> {
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
         self.useless_policies(&named.spec, first_leaf);
+        if named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
+            self.graph.every_cycle(first_leaf);
+        }
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);
@@ -178,6 +190,7 @@ impl Lowering<'_> {
             inputs: named.spec.inputs.iter().map(|i| i.value.clone()).collect(),
             model: named.spec.model.as_ref().map(|m| m.value.clone()),
             updates: named.spec.updates.as_ref().map(|m| m.value.clone()),
+            between: operator.between_epochs(),
             name,
             schema,
             leaf,

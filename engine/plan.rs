@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use coea_operators::{
     row::{Keyed, Row, Value},
     schema::Schema,
-    shape::{Leaf, LeafId, Shape},
+    shape::{Leaf, LeafId, Refit, Shape},
 };
 
 use crate::{
@@ -88,6 +88,8 @@ pub struct PlanNode {
     pub model: Option<String>,
     /// The model it makes versions of.
     pub updates: Option<String>,
+    /// Whether it works between epochs.
+    pub between: bool,
     /// Its columns.
     pub schema: Schema,
     /// The leaf of its output.
@@ -166,9 +168,26 @@ impl Plan {
         self.node(&self.leaves[leaf].node)?.max_calls
     }
 
-    /// The node that makes versions of a model.
+    /// The node that makes the versions of a model which are asked: of two, the one that works in cycles.
     pub fn updater(&self, model: Option<&str>) -> Option<&PlanNode> {
-        self.nodes.iter().find(|node| model.is_some() && node.updates.as_deref() == model)
+        let mut updaters =
+            self.nodes.iter().filter(|node| model.is_some() && node.updates.as_deref() == model);
+        let first = updaters.next();
+        updaters.find(|node| node.between).or(first)
+    }
+
+    /// Whether a fit is done in cycles alone.
+    pub fn is_between(&self, leaf: LeafId) -> bool {
+        matches!(self.leaves[leaf].shape, Shape::Fit { refit: Refit::Between(_), .. })
+    }
+
+    /// The fits that cycles do, in order, each with the fit whose artifact it replaces.
+    pub fn refits(&self) -> impl Iterator<Item = (LeafId, LeafId)> + '_ {
+        self.fits().filter_map(|leaf| match self.leaves[leaf].shape {
+            Shape::Fit { refit: Refit::Between(of), .. } => Some((leaf, of)),
+            Shape::Fit { refit: Refit::Cycle, .. } => Some((leaf, leaf)),
+            _ => None,
+        })
     }
 
     /// The fits, in order.

@@ -142,7 +142,7 @@ impl LanguageModel for StandInModel {
 }
 
 /// Listens to nothing.
-struct Silence;
+pub struct Silence;
 
 impl Listener for Silence {
     fn progress(&self, _what: &str, _done: u64, _total: u64, _note: &str) {}

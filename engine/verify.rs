@@ -11,7 +11,7 @@ use crate::{
     oracle::{self, BadAnswer, Calls, Recomputed, Table},
     plan::Plan,
     runtime::{
-        RunError,
+        RunError, cycles,
         driver::{source_table, table_leaves},
     },
     state::{State, history::History, manifest::Manifest, tables::Tables},
@@ -20,7 +20,8 @@ use crate::{
 /// Characters of one side of a difference that are shown.
 const SHOWN: usize = 160;
 /// Tables that belong to no node.
-const OWN_TABLES: [&str; 3] = ["errors", "unmatched_retractions", "dead_letters"];
+const OWN_TABLES: [&str; 5] =
+    ["errors", "unmatched_retractions", "dead_letters", cycles::CYCLES, cycles::TRAINING];
 
 /// A place where the state is not what its input makes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

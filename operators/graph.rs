@@ -4,15 +4,14 @@
 //! builder takes it as [`Fitted<A>`], so that no operator can wire a kernel to an artifact of another
 //! type.
 
-use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use crate::{
-    replay::PromptRecipe,
+    published::Published,
     row::{Keyed, Row},
-    served::ModelVersion,
     shape::{
         Artifact, CallError, FitCost, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel,
-        Progress, Shape, Snapshot, Watch,
+        Progress, Refit, Shape, Snapshot, Watch,
     },
 };
 
@@ -34,6 +33,11 @@ pub struct Fitted<A> {
 }
 
 impl<A> Fitted<A> {
+    /// The fit at a leaf, whose artifact has this type.
+    pub(crate) fn at(leaf: LeafId) -> Self {
+        Self { leaf, kind: PhantomData }
+    }
+
     /// The fit's leaf, for [`Graph::fit`]'s list of artifacts read.
     pub fn leaf(self) -> LeafId {
         self.leaf
@@ -53,10 +57,9 @@ impl<A> Copy for Fitted<A> {}
 pub struct Graph {
     /// The leaves so far.
     pub leaves: Vec<Leaf>,
-    node: String,
-    label_sets: BTreeMap<String, LeafId>,
-    versions: BTreeMap<String, LeafId>,
-    recipes: BTreeMap<String, PromptRecipe>,
+    pub(crate) node: String,
+    /// What nodes tell one another.
+    pub(crate) published: Published,
 }
 
 impl Graph {
@@ -191,8 +194,9 @@ impl Graph {
             logic,
             cheap: false,
             price: None,
+            refit: Refit::Once,
         };
-        Fitted { leaf: self.add(role, shape), kind: PhantomData }
+        Fitted::at(self.add(role, shape))
     }
 
     /// Declares that a fit takes so little that `plan` may run it.
@@ -201,11 +205,6 @@ impl Graph {
             *cheap = true;
         }
         fitted
-    }
-
-    /// Declares that the current node's labels are those of `fitted`.
-    pub fn publish_labels<A: Artifact>(&mut self, fitted: Fitted<A>) {
-        self.label_sets.insert(self.node.clone(), fitted.leaf);
     }
 
     /// Declares how `plan` tells what a fit will take.
@@ -219,29 +218,20 @@ impl Graph {
         }
     }
 
-    /// Declares that the current node makes versions of the model it updates.
-    pub fn publish_version(&mut self, fitted: Fitted<ModelVersion>) {
-        self.versions.insert(self.node.clone(), fitted.leaf);
+    /// Declares that a fit is done between epochs, in place of the artifact of another one or of itself.
+    pub(crate) fn between<A>(&mut self, fitted: Fitted<A>, of: Fitted<A>) {
+        if let Shape::Fit { refit, .. } = &mut self.leaves[fitted.leaf].shape {
+            *refit = Refit::Between(of.leaf);
+        }
     }
 
-    /// The versions of a node that declared some.
-    pub fn version_of(&self, node: &str) -> Option<Fitted<ModelVersion>> {
-        self.versions.get(node).map(|leaf| Fitted { leaf: *leaf, kind: PhantomData })
-    }
-
-    /// Declares how the current node makes prompts.
-    pub(crate) fn publish_recipe(&mut self, recipe: PromptRecipe) {
-        self.recipes.insert(self.node.clone(), recipe);
-    }
-
-    /// How a node that declared it makes prompts.
-    pub(crate) fn recipe_of(&self, node: &str) -> Option<&PromptRecipe> {
-        self.recipes.get(node)
-    }
-
-    /// The label set of a node that declared one.
-    pub fn labels_of<A: Artifact>(&self, node: &str) -> Option<Fitted<A>> {
-        self.label_sets.get(node).map(|leaf| Fitted { leaf: *leaf, kind: PhantomData })
+    /// Declares that the fits of a node from this leaf on are done again in every cycle.
+    pub fn every_cycle(&mut self, first: LeafId) {
+        for leaf in &mut self.leaves[first..] {
+            if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
+                *refit = Refit::Cycle;
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     choosing::{Choosing, Question, pick},
     label_policy::{LabelPrior, ScoreLabels, allowed, draws, fit_prior},
     operator::{Described, Inputs, Operator, Problem, Problems},
+    published::Proposals,
     row::{Row, Value},
     schema::{Column, Schema},
     served::Served,
@@ -51,6 +52,11 @@ pub enum Decoding {
     /// its own.
     Lazy,
 }
+
+/// The note of a relation of candidates that names the model which knows the probability of all labels.
+pub(crate) const PROPOSED_BY: &str = "proposed_by";
+/// The note that names the column of items whose labels these are.
+pub(crate) const PROPOSED_OF: &str = "proposed_of";
 
 fn one() -> f64 {
     1.0
@@ -98,7 +104,14 @@ impl Operator for LlmSampler {
         let prompts = &inputs.inputs[0].schema;
         let candidates =
             Column::new("candidates", crate::align::scored_categories()).of(&inputs.inputs[1].name);
-        Ok(Schema::new(prompts.key.clone(), [prompts.columns[columns.recent].clone(), candidates]))
+        let mut schema =
+            Schema::new(prompts.key.clone(), [prompts.columns[columns.recent].clone(), candidates]);
+        if self.decoding == Decoding::Full {
+            let model = inputs.model.map_or("", |model| &model.name);
+            let item = inputs.inputs[1].schema.key.first().map_or("", |item| &item.name);
+            schema = schema.with_note(PROPOSED_BY, model).with_note(PROPOSED_OF, item);
+        }
+        Ok(schema)
     }
 
     fn model_kinds(&self) -> &'static [&'static str] {
@@ -116,7 +129,7 @@ impl Operator for LlmSampler {
         let neutral = inputs.inputs[0].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
         let prior = fit_prior(graph, labels, model.base().clone(), neutral);
         match self.decoding {
-            Decoding::Full => self.all_labels(at, graph, prompts, labels, prior, &model),
+            Decoding::Full => self.all_labels(at, inputs, graph, (labels, prior), &model),
             Decoding::Lazy => self.best_labels(at, graph, prompts, prior, &model),
         }
     }
@@ -137,12 +150,12 @@ impl LlmSampler {
     fn all_labels(
         &self,
         at: Columns,
+        inputs: &Inputs<'_>,
         graph: &mut Graph,
-        prompts: LeafId,
-        labels: Fitted<CategoryTable>,
-        prior: Fitted<LabelPrior>,
+        (labels, prior): (Fitted<CategoryTable>, Fitted<LabelPrior>),
         model: &Served,
     ) -> LeafId {
+        let prompts = inputs.inputs[0].leaf;
         let requests = graph.map("requests", prompts, move |key, row, out| {
             out.push((key.clone(), Row::from([row[at.prompt].clone()])));
             Ok(())
@@ -153,6 +166,14 @@ impl LlmSampler {
             &model.artifacts(&[labels.leaf()]),
             ScoreLabels(model.clone()),
         );
+        graph.publish_proposals(Proposals {
+            prompts: inputs.inputs[0].clone(),
+            labels: inputs.inputs[1].clone(),
+            prior,
+            answers,
+            version: model.version(),
+            temperature: self.temperature,
+        });
         let answered = graph.join("answered", prompts, answers, move |key, prompt, answer, out| {
             out.push((key.clone(), Row::from([prompt[at.recent].clone(), answer[0].clone()])));
         });

@@ -18,7 +18,7 @@ use crate::{
     label_policy::{LabelPrior, allowed},
     language_model::LanguageModel,
     nn::random::Stream,
-    operator::{Inputs, Problem, Problems},
+    operator::{Input, Inputs, Problem, Problems},
     ordered::encode_row,
     replay::{PromptRecipe, Prompts, Replayed, histories, table},
     row::Row,
@@ -96,15 +96,15 @@ pub(crate) struct Wired {
     pub(crate) logic: String,
 }
 
-/// Wires examples to inputs that [`Which::check`] accepted; `with` may change how prompts are written.
+/// Wires examples to events, a category_map and a prompt_builder that [`Which::check`] accepts; `with` may
+/// change how prompts are written.
 pub(crate) fn wire(
     which: Which,
     item: usize,
-    inputs: &Inputs<'_>,
+    [events, labels, prompts]: [&Input; 3],
     graph: &Graph,
     with: impl FnOnce(&mut PromptRecipe),
 ) -> Wired {
-    let [events, labels, prompts] = [0, 1, 2].map(|at| &inputs.inputs[at]);
     let (Some(table), Some(mut recipe)) =
         (graph.labels_of::<CategoryTable>(&labels.name), graph.recipe_of(&prompts.name).cloned())
     else {

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     language_model::LanguageModel,
+    lm::LoraSettings,
     schema::Schema,
     served::{ModelVersion, Served},
     shape::{Fitted, Graph, LeafId},
@@ -78,6 +79,8 @@ pub struct Model {
     pub language: Option<Arc<dyn LanguageModel>>,
     /// The version in use, where a node of the pipeline updates it.
     pub version: Option<Fitted<ModelVersion>>,
+    /// The version that cycles begin with, where another node makes it, and the size of its adapter.
+    pub parent: Option<(Fitted<ModelVersion>, LoraSettings)>,
 }
 
 /// Everything an operator may know when it is checked and built.
@@ -223,6 +226,12 @@ pub trait Operator: Send + Sync {
     /// The kinds of models the node may make versions of; none, for an operator that trains none.
     fn updated_kinds(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether it works between epochs, in cycles, on what epochs brought about. If it makes versions of a
+    /// model, they take effect a cycle later, so it may read what that model was asked.
+    fn between_epochs(&self) -> bool {
+        false
     }
 
     /// Builds its part of the graph and names the leaf of its output. Called only after

@@ -34,9 +34,10 @@ use crate::{
     shape::{CallError, Graph, LeafId, Watch},
     template::Template,
     tuning::{
+        gate::Gate,
         trainer::Trainer,
         training::Training,
-        version::{Given, Job, figures_schema, known},
+        version::{Given, Job, Start, figures_schema, known},
     },
 };
 
@@ -205,7 +206,8 @@ impl Operator for RewardTrainer {
         let neutral = render(&template, "", "", &[]).unwrap_or_default();
         (recipe.template, recipe.logic) = (template, digest);
         let own = recipe.clone();
-        let wired = wire(self.which(), item, inputs, graph, |recipe| *recipe = own);
+        let wired =
+            wire(self.which(), item, [0, 1, 2].map(|at| &inputs.inputs[at]), graph, |recipe| *recipe = own);
         let prior = fit_prior(graph, wired.labels, model.clone(), neutral);
         let (examples, relations, logic) = self.examples(wired, recipe, inputs);
         let parameters = serde_json::to_string(self).unwrap_or_default();
@@ -240,7 +242,7 @@ fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallEr
         judged.extend(known(&counted));
         Ok(judged)
     };
-    making.version(&train, &judge, watch)
+    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
 }
 
 fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
@@ -253,5 +255,5 @@ fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelV
         judged.extend(known(&[("held_out_most", held.most())]));
         Ok(judged)
     };
-    making.version(&train, &judge, watch)
+    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
 }

@@ -16,6 +16,7 @@ use crate::{
     choose_labels::ChooseLabels,
     choosing::Question,
     label_policy::{LabelPrior, ScoreLabels, even, fit_prior, label_domain, win_rates},
+    llm_sampler::PROPOSED_BY,
     operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
     row::{Row, Value},
@@ -130,6 +131,10 @@ impl Scorer {
     }
 }
 
+/// The note of a relation of scored candidates that names the node which proposed them, where the relevance
+/// of every label is known.
+pub(crate) const CANDIDATES: &str = "candidates_of";
+
 /// The name in a cell of name and score.
 fn name(cell: &Value) -> Option<Value> {
     cell.as_list().and_then(|pair| pair.first()).cloned()
@@ -153,7 +158,14 @@ impl Operator for Scorer {
         let parts = self.parts(inputs)?;
         let novel = &inputs.inputs[0].schema;
         let column = Column::new("scored", scored_categories()).of(&parts.labels);
-        Ok(Schema::new(novel.key.clone(), [novel.columns[parts.recent].clone(), column]))
+        let schema = Schema::new(novel.key.clone(), [novel.columns[parts.recent].clone(), column]);
+        if self.against == Against::Candidates || !novel.notes.contains_key(PROPOSED_BY) {
+            return Ok(schema);
+        }
+        // Whoever makes pairs of this wants to know what was proposed, and what prompts were made of.
+        let passed = novel.notes.iter().chain(inputs.inputs[1].schema.notes.get_key_value("recents_of"));
+        let schema = schema.with_note(CANDIDATES, &inputs.inputs[0].name);
+        Ok(passed.fold(schema, |schema, (note, text)| schema.with_note(note, text)))
     }
 
     fn model_kinds(&self) -> &'static [&'static str] {
@@ -213,6 +225,7 @@ impl Scorer {
             ScoreLabels(model.clone()),
         );
         let (clicked, normalise) = (self.against == Against::Clicked, self.normalise);
+        // By key, every label with its rate: what pairs are made of.
         let rates = graph.map_with("rates", answers, prior, move |prior, key, row, out| {
             let scores = prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?);
             let shares = if clicked { prior.shares() } else { even(scores.len()) };
@@ -221,6 +234,7 @@ impl Scorer {
             out.push((key.clone(), Row::from([Value::list(cells)])));
             Ok(())
         });
+        graph.publish_rates(rates);
         graph.join("", novel, rates, move |key, novel, rates, out| {
             let scored =
                 rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());

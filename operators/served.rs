@@ -9,14 +9,16 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     language_model::LanguageModel,
     lm::Lora,
+    row::Row,
     shape::{Artifact, CallError, Fitted, KernelError, LeafId, Loaded, present},
+    tuning::version::figures,
 };
 
 /// The role of the fit that makes versions of a model.
 pub const VERSION: &str = "version";
 
 /// A version of a language model: its base as it is, or with an adapter.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ModelVersion {
     adapter: Option<Lora>,
     /// The base with the adapter, once it was asked.
@@ -27,6 +29,29 @@ impl ModelVersion {
     /// With an adapter.
     pub fn of(adapter: Lora) -> Self {
         Self { adapter: Some(adapter), model: OnceLock::new() }
+    }
+
+    /// What speaks against putting it in use, in the words of its gate; nothing of one that passed.
+    pub fn refused(&self) -> Vec<String> {
+        let said = self.adapter.iter().flat_map(|adapter| adapter.lineage()["refused"].as_array());
+        said.flatten().filter_map(|why| Some(why.as_str()?.to_string())).collect()
+    }
+
+    /// The figures of the training that made it: step and name, value.
+    pub fn figures(&self) -> Vec<(Row, Row)> {
+        self.adapter.as_ref().map(figures).unwrap_or_default()
+    }
+
+    /// The figures of the last step of the training that made it.
+    pub fn last_figures(&self) -> Vec<(String, f64)> {
+        let log = self.adapter.iter().filter_map(|adapter| adapter.lineage()["log"].as_array()?.last());
+        let last = log.filter_map(|figures| figures.as_object()).flatten();
+        last.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+    }
+
+    /// What names it: a hash of its durable form.
+    pub fn digest(&self) -> String {
+        blake3::hash(&self.to_bytes()).to_hex().to_string()
     }
 
     /// The adapter, where it has one.
@@ -64,6 +89,11 @@ impl Served {
     /// A model, with the version of it that the pipeline fits, where it fits one.
     pub fn new(base: Arc<dyn LanguageModel>, version: Option<Fitted<ModelVersion>>) -> Self {
         Self { base, version }
+    }
+
+    /// The version of it that the pipeline fits, where it fits one.
+    pub(crate) fn version(&self) -> Option<Fitted<ModelVersion>> {
+        self.version
     }
 
     /// The model below.

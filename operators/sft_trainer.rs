@@ -22,9 +22,10 @@ use crate::{
     shape::{CallError, Graph, LeafId, Watch},
     tuning::{
         baselines::{Baseline, Click, Kind},
+        gate::Gate,
         trainer::Trainer,
         training::Training,
-        version::{Given, Job, figures_schema, known},
+        version::{Given, Job, Start, figures_schema, known},
     },
 };
 
@@ -101,7 +102,8 @@ impl Operator for SftTrainer {
         let (Ok(item), Ok(model)) = (self.parts(inputs), inputs.updated()) else {
             unreachable!("checked by output")
         };
-        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, inputs, graph, |_| ());
+        let given = [0, 1, 2].map(|at| &inputs.inputs[at]);
+        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, given, graph, |_| ());
         let neutral = inputs.inputs[2].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
         let prior = fit_prior(graph, labels, model.clone(), neutral);
         let parameters = serde_json::to_string(self).unwrap_or_default();
@@ -135,5 +137,5 @@ fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<Mo
         judged.extend(known(&counted));
         Ok(judged)
     };
-    making.version(&train, &judge, watch)
+    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
 }

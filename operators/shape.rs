@@ -149,6 +149,19 @@ pub trait InferKernel: Send + Sync {
     }
 }
 
+/// When a fit is done again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refit {
+    /// Never: it is done once, in the first epoch that can.
+    #[default]
+    Once,
+    /// Once, and again in every cycle.
+    Cycle,
+    /// In cycles alone, out of what epochs brought about. What it makes takes the place of the artifact
+    /// of this fit; that may be itself.
+    Between(LeafId),
+}
+
 /// The shape of a leaf, with its kernel.
 #[derive(Clone)]
 pub enum Shape {
@@ -213,6 +226,8 @@ pub enum Shape {
         cheap: bool,
         /// What `plan` says of it otherwise.
         price: Option<PriceKernel>,
+        /// When it is done again.
+        refit: Refit,
     },
 }
 

@@ -5,6 +5,7 @@
 
 mod assets;
 mod check;
+mod cycles;
 mod data;
 mod dump;
 mod explain;

@@ -7,9 +7,16 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{Common, Failure, Format, Loaded, print, print_json, progress::Bars, run::Epoch, tree};
+use super::{
+    Common, Failure, Format, Loaded,
+    cycles::{foreseen_json, foreseen_text},
+    print, print_json,
+    progress::Bars,
+    run::Epoch,
+    tree,
+};
 use crate::{
-    runtime::{RunError, backlog::Clock, driver::Driver, report::Report},
+    runtime::{RunError, backlog::Clock, driver::Driver, foreseen::Foreseen, report::Report},
     state::{State, manifest::Manifest},
 };
 
@@ -53,6 +60,9 @@ pub struct Command {
     pub at: u64,
     /// The state whose models are taken.
     pub models_from: Option<PathBuf>,
+    /// Cycles to take.
+    #[serde(default)]
+    pub cycles: u64,
 }
 
 impl Command {
@@ -66,6 +76,7 @@ impl Command {
             flush: args.epoch.flush,
             at: clock.now(),
             models_from: args.epoch.models_from.clone(),
+            cycles: args.epoch.cycles,
         }
     }
 
@@ -95,10 +106,14 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     args.epoch.check_models_from(&loaded)?;
     let bars = Bars::new(&args.common);
     let clock = Clock::at(Clock::System.now());
-    let report = foresee(&loaded, args, clock.clone(), &bars)?;
+    let (report, cycles) = foresee(&loaded, args, clock.clone(), &bars)?;
+    let mut document = report.to_json();
+    if args.epoch.cycles > 0 {
+        document["cycles"] = foreseen_json(args.epoch.cycles, &cycles);
+    }
     if let Some(file) = &args.out {
         let document = json!({
-            "plan": report.to_json(),
+            "plan": document,
             "command": Command::of(args, &loaded, &clock),
             "fingerprint": fingerprint(&loaded, &args.epoch)?,
         });
@@ -106,10 +121,15 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
             .map_err(|e| Failure::new(1, format!("error: cannot write {}: {e}", file.display())))?;
     }
     match (args.common.format, &args.why) {
-        (Format::Json, _) => print_json(&report.to_json()),
+        (Format::Json, _) => print_json(&document),
         (Format::Text, Some(key)) => print(&why(&report, key)),
         (Format::Text, None) if args.common.quiet => {}
-        (Format::Text, None) => print(&tree::text(&report)),
+        (Format::Text, None) => {
+            print(&tree::text(&report));
+            if args.epoch.cycles > 0 {
+                print(&foreseen_text(args.epoch.cycles, &cycles));
+            }
+        }
     }
     let most = args.epoch.max_calls.unwrap_or(u64::MAX);
     if report.language_calls() > most {
@@ -135,7 +155,12 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     }
 }
 
-fn foresee(loaded: &Loaded, args: &PlanArgs, clock: Clock, bars: &Bars) -> Result<Report, RunError> {
+fn foresee(
+    loaded: &Loaded,
+    args: &PlanArgs,
+    clock: Clock,
+    bars: &Bars,
+) -> Result<(Report, Vec<Foreseen>), RunError> {
     let state = State::read(&loaded.state_dir)?;
     let mut options = args.epoch.options(true);
     options.resolve = !args.no_resolve;
@@ -145,7 +170,9 @@ fn foresee(loaded: &Loaded, args: &PlanArgs, clock: Clock, bars: &Bars) -> Resul
     driver.settle()?;
     driver.price_open()?;
     let changes = driver.changes()?;
-    Ok(driver.report(&changes))
+    let report = driver.report(&changes);
+    let cycles = if args.epoch.cycles > 0 { driver.foresee()? } else { Vec::new() };
+    Ok((report, cycles))
 }
 
 /// The nodes that a key passes through, with what happens to it there.

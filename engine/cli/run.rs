@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::Value as Json;
 
-use super::{Common, Failure, Flags, Format, Loaded, output, print, print_json, progress::Bars, tree};
+use super::{
+    Common, Failure, Flags, Format, Loaded, cycles, output, print, print_json, progress::Bars, tree,
+};
 use crate::{
     runtime::{
-        RunError,
         backlog::Clock,
         driver::{Driver, Options},
         report::Report,
@@ -39,6 +41,9 @@ pub struct Epoch {
     /// Ask what waits for the `after` of a node now.
     #[arg(long)]
     pub flush: bool,
+    /// Cycles to take afterwards: models that are tuned in cycles are made anew and put in use.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub cycles: u64,
     /// What tells how long something waited.
     #[arg(skip)]
     pub clock: Clock,
@@ -82,6 +87,7 @@ impl Epoch {
             resolve: true,
             flush: self.flush,
             clock: self.clock.clone(),
+            cycles: self.cycles > 0,
         }
     }
 }
@@ -122,21 +128,13 @@ impl RunArgs {
         epoch.flush |= planned.flush;
         // What had waited long enough when it was planned, and nothing else.
         epoch.clock = Clock::at(planned.at);
+        epoch.cycles = epoch.cycles.max(planned.cycles);
         epoch.models_from = epoch.models_from.or(planned.models_from);
         Ok((Common { pipeline, flags }, epoch))
     }
 }
 
-/// Runs one epoch on a state, or finds that there is nothing to do.
-///
-/// # Errors
-/// What kept the epoch from being committed.
-pub fn epoch(loaded: &Loaded, options: Options, bars: &Bars) -> Result<Report, RunError> {
-    let state = State::open(&loaded.state_dir)?;
-    Driver::open(loaded.plan.clone(), state, options, bars)?.run_epoch()
-}
-
-/// Runs one epoch and reports it.
+/// Runs one epoch, and cycles if they are asked for, and reports them.
 ///
 /// # Errors
 /// What kept the epoch from being committed.
@@ -147,8 +145,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(file) = &args.plan {
         super::plan::check_fresh(file, &loaded, &given)?;
     }
-    let report = epoch(&loaded, given.options(false), &Bars::new(&common))?;
-    say(&common, &report);
+    if given.cycles > 0 && loaded.plan.refits().next().is_none() {
+        let help = "give a node that `updates` a model `refit: { when: cycle }`";
+        return Err(output::usage(format!("nothing in the pipeline is made anew in cycles; {help}")));
+    }
+    let report = epoch_and_cycles(&common, &given, &loaded)?;
     if common.verbose > 0 && !common.quiet {
         output::loaded(&loaded.models);
     }
@@ -156,6 +157,32 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         print(&super::lookup::samples(&loaded, SAMPLES));
     }
     Ok(())
+}
+
+/// An epoch, and the cycles after it; gives the report of the epoch.
+fn epoch_and_cycles(common: &Common, given: &Epoch, loaded: &Loaded) -> Result<Report, Failure> {
+    let bars = Bars::new(common);
+    let state = State::open(&loaded.state_dir)?;
+    let mut driver = Driver::open(loaded.plan.clone(), state, given.options(false), &bars)?;
+    let report = driver.run_epoch()?;
+    if given.cycles == 0 || common.format == Format::Text {
+        say(common, &report);
+    }
+    let mut done: Vec<Json> = Vec::new();
+    for _ in 0..given.cycles {
+        let cycle = driver.cycle()?;
+        match common.format {
+            Format::Json => done.push(cycles::json(&cycle)),
+            Format::Text if common.quiet => {}
+            Format::Text => print(&cycles::text(&cycle)),
+        }
+    }
+    if given.cycles > 0 && common.format == Format::Json {
+        let mut document = report.to_json();
+        document["cycles"] = Json::Array(done);
+        print_json(&document);
+    }
+    Ok(report)
 }
 
 fn say(common: &Common, report: &Report) {

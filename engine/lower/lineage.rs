@@ -16,7 +16,8 @@ pub(super) fn lineage(plan: &Plan) -> Vec<String> {
             Shape::Source(source) => plan.sources[*source].logic.as_str(),
             _ => plan.nodes.iter().find(|n| n.name == leaf.node).map_or("", |n| n.logic.as_str()),
         };
-        let place = format!("{} {}", at - first_of(plan, at), leaf.role);
+        // The first version of a model may stand before all other leaves of its node.
+        let place = format!("{} {}", at.saturating_sub(first_of(plan, at)), leaf.role);
         let reads = leaf.shape.reads();
         let mut parts = vec![logic, place.as_str()];
         parts.extend(reads.iter().map(|read| lineage[*read].as_str()));

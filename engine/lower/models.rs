@@ -40,7 +40,8 @@ impl Lowering<'_> {
                 self.broken.insert(name);
                 continue;
             }
-            models.insert(name.clone(), Model { name, kind: kind.value.clone(), language, version: None });
+            let kind = kind.value.clone();
+            models.insert(name.clone(), Model { name, kind, language, version: None, parent: None });
         }
         models
     }
@@ -137,14 +138,46 @@ impl Lowering<'_> {
     ) -> Option<Option<Model>> {
         let Some(name) = name else { return Some(None) };
         if let Some(model) = models.get(name.as_str()) {
-            let updater = self.updaters.get(name.as_str());
-            let version = updater.and_then(|node| self.graph.version_of(node));
-            return Some(Some(Model { version, ..model.clone() }));
+            return Some(Some(self.in_use(model)));
         }
         if !self.broken.contains(name.as_str()) {
             self.unknown("model", name, models.keys().map(String::as_str).collect());
         }
         None
+    }
+
+    /// The model that a node makes versions of: as it is, or for cycles as it is asked.
+    pub(super) fn updated(
+        &mut self,
+        named: &Named<NodeSpec>,
+        models: &BTreeMap<String, Model>,
+    ) -> Option<Option<Model>> {
+        let NodeSpec { updates, .. } = &named.spec;
+        match updates.as_ref().and_then(|name| models.get(name.as_str())) {
+            Some(model) if !self.between(&named.spec) => Some(Some(model.clone())),
+            _ => self.model(updates.as_ref(), models),
+        }
+    }
+
+    /// A model in the version that it is asked in. Where cycles make versions, the first one is made
+    /// here, for whoever comes first.
+    fn in_use(&mut self, model: &Model) -> Model {
+        let late = self.spec.nodes.iter().find(|node| {
+            node.spec.updates.as_ref().is_some_and(|of| of.value == model.name) && self.between(&node.spec)
+        });
+        let before = self.updaters.get(&model.name).and_then(|updaters| updaters.before.clone());
+        let parent =
+            before.as_ref().and_then(|node| self.graph.version_of(node).zip(self.graph.adapter_of(node)));
+        let Some(late) = late.map(|node| node.name.value.clone()) else {
+            let version = before.and_then(|node| self.graph.version_of(&node));
+            return Model { version, ..model.clone() };
+        };
+        if self.graph.version_of(&late).is_none() {
+            let base = model.language.as_ref().map(|language| language.digest()).unwrap_or_default();
+            self.graph.begin(&late);
+            self.graph.first_version(&base, before.as_deref());
+        }
+        Model { version: self.graph.version_of(&late), parent, ..model.clone() }
     }
 
     /// A model that the operator has no use for is a mistake, not a decoration; `kinds` are those that it
@@ -171,8 +204,8 @@ impl Lowering<'_> {
         self.error(&name.span, message, Some(help));
     }
 
-    /// Notes who makes versions of a model: one node, of a model on this machine.
-    pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>) {
+    /// Notes who makes versions of a model on this machine: one node before it is asked, and one in cycles.
+    pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>, between: bool) {
         let Some(model) = &named.spec.updates else { return };
         let spec = self.spec.models.iter().find(|known| known.name.value == model.value);
         if spec.and_then(|known| known.spec.base.as_ref()).is_some_and(|base| is_remote(base)) {
@@ -181,12 +214,14 @@ impl Lowering<'_> {
             self.error(&model.span, message, Some(help));
         }
         let node = named.name.value.clone();
-        if let Some(first) = self.updaters.get(model.as_str()) {
+        let updaters = self.updaters.entry(model.value.clone()).or_default();
+        let place = if between { &mut updaters.between } else { &mut updaters.before };
+        if let Some(first) = place {
             let message = format!("`{}` is already updated by `{first}`", model.value);
             let help = "give one of them a model of its own".to_string();
             self.error(&model.span, message, Some(help));
             return;
         }
-        self.updaters.insert(model.value.clone(), node);
+        *place = Some(node);
     }
 }

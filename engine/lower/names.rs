@@ -8,7 +8,8 @@ use crate::diagnostic::{Span, Spanned};
 /// Characters a name may have.
 const LENGTH: usize = 60;
 /// Names of the tables that the engine keeps itself.
-const RESERVED: [&str; 5] = ["errors", "backlog", "unmatched_retractions", "dead_letters", "memo"];
+const RESERVED: [&str; 7] =
+    ["errors", "backlog", "unmatched_retractions", "dead_letters", "memo", "cycles", "training"];
 
 impl Lowering<'_> {
     /// The pipeline's name is the folder of its state, so nothing in it may lead elsewhere. A node

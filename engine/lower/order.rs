@@ -22,10 +22,13 @@ impl Lowering<'_> {
                 graph.add_edge(indices[from], indices[at], ());
                 waits[at].insert(from);
             }
-            // Who asks a model waits for the node that makes its version.
+            // Who asks a model, or makes its later versions, waits for the node that makes the first.
+            let late = self.between(&node.spec);
+            let wants = if late { &node.spec.updates } else { &node.spec.model };
             let makes = |other: &NodeSpec| {
                 let made = other.updates.as_ref().map(|model| &model.value);
-                made.is_some() && made == node.spec.model.as_ref().map(|model| &model.value)
+                let wanted = wants.as_ref().map(|model| &model.value);
+                made.is_some() && made == wanted && !self.between(other)
             };
             for from in (0..spec.nodes.len()).filter(|from| makes(&spec.nodes[*from].spec)) {
                 graph.add_edge(indices[from], indices[at], ());

@@ -8,13 +8,31 @@ use super::Lowering;
 use crate::spec::{NodeSpec, When};
 
 impl Lowering<'_> {
-    /// What the format knows and this engine does not do yet is refused, never ignored.
-    pub(super) fn unsupported(&mut self, node: &NodeSpec) {
-        if let Some(refit) = &node.refit
-            && refit.when != When::Once
-        {
-            let help = Some("write `refit: { when: once }`".to_string());
-            self.error(&refit.span, "this refit policy is not built yet", help);
+    /// Whether a node works between epochs; of what cannot be read, it does not.
+    pub(super) fn between(&self, node: &NodeSpec) -> bool {
+        let operator = self.registry.get(&node.op).and_then(|entry| entry.parse(&node.with).ok());
+        operator.is_some_and(|operator| operator.between_epochs())
+    }
+
+    /// What the format knows and this engine does not do yet is refused, never ignored; and so is a policy
+    /// that says something else than what happens.
+    pub(super) fn policies(&mut self, node: &NodeSpec, between: bool) {
+        let op = &node.op;
+        let help = Some("write `refit: { when: cycle }`, and `run --cycles N`".to_string());
+        match &node.refit {
+            None if between => self.error(&op.span, format!("{} works in cycles", op.value), help),
+            Some(refit) if between && refit.when == When::Once => {
+                self.error(&refit.span, format!("{} works in cycles, not once", op.value), help);
+            }
+            Some(refit) if !matches!(refit.when, When::Once | When::Cycle) => {
+                let help = Some("write `refit: { when: once }` or `refit: { when: cycle }`".to_string());
+                self.error(&refit.span, "this refit policy is not built yet", help);
+            }
+            Some(refit) if refit.when == When::Cycle && !between && node.updates.is_none() => {
+                let message = "only what makes versions of a language model is fitted anew in cycles";
+                self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
+            }
+            _ => {}
         }
     }
 
@@ -24,7 +42,7 @@ impl Lowering<'_> {
         let fits = shapes().any(|shape| matches!(shape, Shape::Fit { .. }));
         let asks = shapes().any(|shape| matches!(shape, Shape::Infer { .. }));
         let op = &node.op.value;
-        if let Some(refit) = node.refit.as_ref().filter(|refit| refit.when == When::Once && !fits) {
+        if let Some(refit) = node.refit.as_ref().filter(|_| !fits) {
             let message = format!("{op} fits nothing, so there is nothing to refit");
             self.error(&refit.span, message, Some("remove `refit`".to_string()));
         }

@@ -91,7 +91,8 @@ impl Driver<'_> {
             .max_calls(leaf)
             .map(|calls| (calls.saturating_sub(made), RunError::Limit { node: node.clone(), calls }));
         let budget = self.options.max_calls.filter(|_| !cheap);
-        let budget = budget.map(|most| (most.saturating_sub(self.epoch.spent), RunError::Budget(most)));
+        let budget =
+            budget.map(|most| (most.saturating_sub(self.spent + self.epoch.spent), RunError::Budget(most)));
         let (allowed, error) = limit.into_iter().chain(budget).min_by_key(|(allowed, _)| *allowed)?;
         ((allowed as usize) < wanted).then_some((allowed as usize, error))
     }

@@ -283,7 +283,7 @@ impl Driver<'_> {
         let node = self.plan.node(&self.plan.leaves[leaf].node)?;
         let known = self.manifest.nodes.get(&node.name);
         let new = known.is_none_or(|known| known.lineage != self.plan.lineage[node.leaf]);
-        let open = |fit: &LeafId| !self.fitted.contains_key(fit);
+        let open = |fit: &LeafId| self.is_open(*fit);
         let fits = || self.plan.fits().filter(open).any(|fit| self.plan.upstream(fit).contains(&leaf));
         (!self.options.flush && !new && !fits()).then_some(after)
     }

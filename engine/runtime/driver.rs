@@ -57,6 +57,8 @@ pub struct Options {
     pub flush: bool,
     /// What tells how long something waited.
     pub clock: Clock,
+    /// Whether cycles are to follow.
+    pub cycles: bool,
 }
 
 /// Hears how far long work is.
@@ -104,6 +106,8 @@ pub struct Driver<'a> {
     pub(super) in_use: BTreeMap<MemoKey, i64>,
     /// Rows of relations that open fits read, from the beginning of the process.
     pub(super) relations: BTreeMap<LeafId, Vec<Update>>,
+    /// Calls of language models in epochs that were committed.
+    pub(super) spent: u64,
     /// What is under way.
     pub(super) epoch: Epoch,
 }
@@ -154,6 +158,7 @@ impl<'a> Driver<'a> {
             answered: BTreeMap::new(),
             in_use: BTreeMap::new(),
             relations: BTreeMap::new(),
+            spent: 0,
             epoch,
         };
         driver.restore()?;
@@ -178,6 +183,11 @@ impl<'a> Driver<'a> {
         if !self.has_work() {
             return Ok(self.idle_report());
         }
+        self.complete()
+    }
+
+    /// Takes what is under way to its commit.
+    pub(super) fn complete(&mut self) -> Result<Report, RunError> {
         self.settle()?;
         let changes = self.changes()?;
         let mut report = self.report(&changes);
@@ -215,14 +225,32 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Relations that fits still to be done read.
+    /// Relations that fits still to be done read; cycles do theirs again and again.
     pub(super) fn fit_inputs(&self) -> BTreeSet<LeafId> {
-        let open = self.plan.fits().filter(|fit| !self.fitted.contains_key(fit));
-        open.flat_map(|fit| match &self.plan.leaves[fit].shape {
+        let open = self.plan.fits().filter(|fit| self.is_open(*fit));
+        let cycles = self.plan.refits().filter(|_| self.options.cycles).map(|(leaf, _)| leaf);
+        let mut read: BTreeSet<LeafId> = open.chain(cycles).flat_map(|fit| self.fitted_on(fit)).collect();
+        if self.options.cycles {
+            // What is asked of a model is what a new version of it would be asked again.
+            read.extend(self.plan.infers().filter_map(|leaf| self.requested(leaf)));
+        }
+        read
+    }
+
+    /// The relations that a fit reads.
+    pub(super) fn fitted_on(&self, fit: LeafId) -> Vec<LeafId> {
+        match &self.plan.leaves[fit].shape {
             Shape::Fit { inputs, .. } => inputs.clone(),
             _ => vec![],
-        })
-        .collect()
+        }
+    }
+
+    /// The relation of the requests of an inference.
+    pub(super) fn requested(&self, infer: LeafId) -> Option<LeafId> {
+        match &self.plan.leaves[infer].shape {
+            Shape::Infer { requests, .. } => Some(*requests),
+            _ => None,
+        }
     }
 
     /// The epoch the state is at.

@@ -63,7 +63,7 @@ impl Driver<'_> {
     /// Does the first fit whose inputs are complete; says whether there was one.
     pub(super) fn fit_one(&mut self) -> Result<bool, RunError> {
         for leaf in self.plan.fits().collect::<Vec<_>>() {
-            if self.fitted.contains_key(&leaf) || self.unfit.contains(&leaf) {
+            if !self.is_open(leaf) || self.unfit.contains(&leaf) {
                 continue;
             }
             if self.plan.upstream(leaf).into_iter().any(|above| self.is_open(above)) {
@@ -78,9 +78,20 @@ impl Driver<'_> {
     }
 
     fn fit(&mut self, leaf: LeafId) -> Result<bool, RunError> {
+        let made = self.made(leaf)?;
+        let Some((artifact, bytes)) = made else {
+            self.unfit.insert(leaf);
+            return Ok(false);
+        };
+        self.adopt(leaf, artifact, &bytes)?;
+        Ok(true)
+    }
+
+    /// What a fit makes of its inputs as they are now; nothing if that is too much for a plan.
+    pub(super) fn made(&mut self, leaf: LeafId) -> Result<Option<(ArtifactState, Vec<u8>)>, RunError> {
         let plan = self.plan.clone();
         let Shape::Fit { inputs, artifacts, kernel, cheap, price, .. } = &plan.leaves[leaf].shape else {
-            return Ok(false);
+            return Ok(None);
         };
         let snapshots =
             inputs.iter().map(|input| self.snapshot(*input)).collect::<Result<Vec<_>, RunError>>()?;
@@ -101,8 +112,7 @@ impl Driver<'_> {
                     let cost = price(&views, &loaded()?).map_err(|error| RunError::call(node, error))?;
                     self.epoch.training.insert(leaf, (cost, 0.0));
                 }
-                self.unfit.insert(leaf);
-                return Ok(false);
+                return Ok(None);
             }
             None => {
                 let (what, loaded) = (format!("fit {}", plan.leaf_name(leaf)), loaded()?);
@@ -127,14 +137,13 @@ impl Driver<'_> {
         };
         let digest = blake3::Hash::from_bytes(digest).to_hex().to_string();
         let epoch = self.manifest.epoch + 1;
-        self.adopt(leaf, ArtifactState { digest, logic, epoch }, &bytes)?;
-        Ok(true)
+        Ok(Some((ArtifactState { digest, logic, epoch }, bytes)))
     }
 
     /// Whether a fit of a node is done in this epoch, or would be in a run.
     pub(super) fn trains(&self, node: &str) -> bool {
         let own = |leaf: &LeafId| self.plan.leaves[*leaf].node == node;
-        let open = self.plan.fits().filter(own).any(|leaf| !self.fitted.contains_key(&leaf));
+        let open = self.plan.fits().filter(own).any(|leaf| self.is_open(leaf));
         open || self.epoch.training.keys().any(own)
     }
 

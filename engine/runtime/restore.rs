@@ -103,9 +103,8 @@ impl Driver<'_> {
     /// Tells folds whose side input is complete, because every fit above it is done, to begin.
     pub(super) fn ready_folds(&mut self) -> Result<(), RunError> {
         for fold in self.plan.folds().collect::<Vec<_>>() {
-            let waits = self.plan.upstream(fold).into_iter().any(|leaf| {
-                matches!(self.plan.leaves[leaf].shape, Shape::Fit { .. }) && !self.fitted.contains_key(&leaf)
-            });
+            let fit = |leaf: &LeafId| matches!(self.plan.leaves[*leaf].shape, Shape::Fit { .. });
+            let waits = self.plan.upstream(fold).into_iter().filter(fit).any(|leaf| self.is_open(leaf));
             if !waits {
                 self.workers.ready(fold)?;
             }

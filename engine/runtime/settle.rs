@@ -71,7 +71,7 @@ impl Driver<'_> {
     /// Whether a leaf is still to be worked on: what is held back is not.
     pub(super) fn is_open(&self, leaf: LeafId) -> bool {
         match &self.plan.leaves[leaf].shape {
-            Shape::Fit { .. } => !self.fitted.contains_key(&leaf),
+            Shape::Fit { .. } => !self.fitted.contains_key(&leaf) && !self.plan.is_between(leaf),
             Shape::Infer { .. } => self.unanswered(leaf).next().is_some() && !self.holds(leaf),
             _ => false,
         }

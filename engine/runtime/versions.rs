@@ -10,7 +10,10 @@ use coea_operators::{
     shape::LeafId,
 };
 
-use super::{RunError, driver::Driver};
+use super::{
+    RunError,
+    driver::{Driver, fit_logic},
+};
 use crate::{
     plan::Plan,
     state::{
@@ -54,22 +57,32 @@ impl Driver<'_> {
     /// Puts the versions that are wanted in place of those in use: a change of the epoch under way.
     pub(super) fn promote_wanted(&mut self) -> Result<(), RunError> {
         for leaf in self.plan.fits().collect::<Vec<_>>() {
-            let Some(used) = self.fitted.get(&leaf).cloned() else { continue };
-            let wanted = self.wanted(leaf, &used);
-            if wanted.digest == used.digest {
+            let Some(wanted) = self.manifest.wanted.get(&self.plan.leaf_name(leaf)).cloned() else {
                 continue;
-            }
+            };
             let gone = || RunError::Node {
                 node: self.plan.leaves[leaf].node.clone(),
-                cause: format!("the version {} that is wanted is gone", wanted.digest),
+                cause: format!("the version {wanted} that is wanted is gone"),
             };
-            let bytes = self.state.memo.artifact_hex(&wanted.digest)?.ok_or_else(gone)?;
+            let bytes = self.state.memo.artifact_hex(&wanted)?.ok_or_else(gone)?;
+            self.replace(leaf, wanted, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Puts an artifact in place of the one that a fit has: a change of the epoch under way.
+    pub(super) fn replace(&mut self, leaf: LeafId, digest: String, bytes: &[u8]) -> Result<(), RunError> {
+        let used = self.fitted.get(&leaf).cloned();
+        if used.as_ref().is_some_and(|used| used.digest == digest) {
+            return Ok(());
+        }
+        if let Some(used) = &used {
             let before = (Row::empty(), Row::from([Value::text(&used.digest)]));
             self.workers.rows(leaf, vec![(before, -1)])?;
-            let epoch = self.manifest.epoch + 1;
-            self.adopt(leaf, ArtifactState { epoch, ..wanted }, &bytes)?;
-            self.epoch.promoted = true;
         }
+        let logic = used.map_or_else(|| fit_logic(&self.plan, leaf), |used| used.logic);
+        self.adopt(leaf, ArtifactState { digest, logic, epoch: self.manifest.epoch + 1 }, bytes)?;
+        self.epoch.promoted = true;
         Ok(())
     }
 

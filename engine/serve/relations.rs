@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     plan::{Plan, PlanNode, PlanSource},
-    runtime::driver::source_table,
+    runtime::{cycles, driver::source_table},
     state::{
         StateError,
         changes::{self, Difference},
@@ -41,16 +41,22 @@ pub enum Relation {
     Unmatched,
     /// Rows and calls that failed.
     Errors,
+    /// What cycles made, and what became of it.
+    Cycles,
+    /// The figures of training, step by step, also of what was not put in use.
+    Training,
     /// A source's rows.
     Source(usize),
 }
 
 /// The tables every state has.
-const FIXED: [(&str, Relation); 4] = [
+const FIXED: [(&str, Relation); 6] = [
     ("memo", Relation::Memo),
     ("dead_letters", Relation::DeadLetters),
     ("unmatched_retractions", Relation::Unmatched),
     ("errors", Relation::Errors),
+    (cycles::CYCLES, Relation::Cycles),
+    (cycles::TRAINING, Relation::Training),
 ];
 
 fn text(names: &[&str]) -> Vec<Column> {
@@ -126,6 +132,8 @@ impl Relation {
                 let key = Column::new("key", Type::Text.list());
                 vec![Column::new("node", Type::Text), key, Column::new("cause", Type::Text)]
             }
+            Relation::Cycles => cycles::columns(),
+            Relation::Training => cycles::training_columns(),
             Relation::Source(at) => plan.sources[at].table.schema.clone(),
         }
     }
@@ -149,6 +157,8 @@ impl Relation {
             Relation::DeadLetters => Some("dead_letters"),
             Relation::Unmatched => Some("unmatched_retractions"),
             Relation::Errors => Some("errors"),
+            Relation::Cycles => Some(cycles::CYCLES),
+            Relation::Training => Some(cycles::TRAINING),
             Relation::Groups(_) | Relation::Memo | Relation::Source(_) => None,
         }
     }
@@ -159,7 +169,8 @@ impl Relation {
             Relation::Store(_) | Relation::Memo => 1,
             Relation::Node(at) | Relation::Groups(at) => plan.nodes[at].schema.key.len(),
             Relation::DeadLetters => 3,
-            Relation::Unmatched | Relation::Errors => 2,
+            Relation::Unmatched | Relation::Errors | Relation::Cycles => 2,
+            Relation::Training => 4,
             Relation::Source(at) => plan.sources[at].key.len(),
         }
     }
@@ -209,7 +220,9 @@ impl View {
             self.for_each(relation, &mut |row| visit(Change::Row(row)))?;
             return Ok(true);
         }
-        let Some(table) = relation.stored(&self.plan) else { return Ok(false) };
+        // Cycles are written down between epochs, so no epoch knows what they changed.
+        let between = matches!(relation, Relation::Cycles | Relation::Training);
+        let Some(table) = relation.stored(&self.plan).filter(|_| !between) else { return Ok(false) };
         let epochs = (since, self.manifest.epoch);
         let Some(found) = changes::differences(&self.changes, &self.tables, table, epochs)? else {
             return Ok(false);

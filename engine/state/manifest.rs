@@ -73,6 +73,9 @@ pub struct Manifest {
     /// Versions that the next run is to put in use, by leaf.
     #[serde(default)]
     pub wanted: BTreeMap<String, String>,
+    /// Cycles that were begun.
+    #[serde(default)]
+    pub cycles: u64,
     /// Model answers per second, by node.
     pub throughput: BTreeMap<String, Throughput>,
     /// Steps of training per second, by node.

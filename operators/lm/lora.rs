@@ -94,6 +94,14 @@ impl LocalModel {
         Lora::new(self.network().sizes(), settings, values, lineage)
     }
 
+    /// The numbers of an adapter, in the order of the layout of its settings.
+    ///
+    /// # Errors
+    /// If the adapter is of another model.
+    pub fn adapter_values(&self, lora: &Lora) -> Result<Vec<f32>, LmError> {
+        lora.values(self.network().sizes())
+    }
+
     /// The model with an adapter in place of the one it has, and a memory of its own for prompts.
     ///
     /// # Errors

@@ -81,27 +81,32 @@ impl Examples for PassedOver {
     fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
         let Some((rows, inputs)) = inputs.split_last() else { return Err("the feedback is missing".into()) };
         let mut made = self.clicks.examples(inputs, prior)?;
-        let mut all = vec![0.0; prior.labels.len()];
-        let mut after: BTreeMap<Row, Vec<f64>> = BTreeMap::new();
-        for (recent, shown) in feedback(*rows, &prior.labels) {
-            let own = after.entry(recent).or_insert_with(|| vec![0.0; prior.labels.len()]);
-            for Shown { label, exposures, clicks, .. } in shown {
-                own[label] += exposures - clicks;
-                all[label] += exposures - clicks;
-            }
-        }
-        // After interests of too few who were shown something, it is what everybody passed over.
-        let names = |recent: &[String]| Row::from([Value::list(recent.iter().map(Value::text))]);
-        for asked in made.iter_mut().flat_map(BTreeMap::values_mut) {
-            let own =
-                after.get(&names(&asked.recent)).filter(|own| own.iter().filter(|n| **n > 0.0).count() > 1);
-            asked.passed_over = own.unwrap_or(&all).clone();
-        }
+        compare(&mut made, feedback(*rows, &prior.labels), prior.labels.len());
         Ok(made)
     }
 
     fn nothing(&self) -> &'static str {
         self.clicks.nothing()
+    }
+}
+
+/// Notes with each example what was passed over after its interests; after interests of too few who were
+/// shown something, what everybody passed over.
+fn compare(made: &mut [Prompted; 2], feedback: BTreeMap<Row, Vec<Shown>>, labels: usize) {
+    let mut all = vec![0.0; labels];
+    let mut after: BTreeMap<Row, Vec<f64>> = BTreeMap::new();
+    for (recent, shown) in feedback {
+        let own = after.entry(recent).or_insert_with(|| vec![0.0; labels]);
+        for Shown { label, exposures, clicks, .. } in shown {
+            own[label] += exposures - clicks;
+            all[label] += exposures - clicks;
+        }
+    }
+    let names = |recent: &[String]| Row::from([Value::list(recent.iter().map(Value::text))]);
+    for asked in made.iter_mut().flat_map(BTreeMap::values_mut) {
+        let own = after.get(&names(&asked.recent));
+        let own = own.filter(|own| own.iter().filter(|n| **n > 0.0).count() > 1);
+        asked.passed_over = own.unwrap_or(&all).clone();
     }
 }
 
@@ -164,5 +169,126 @@ impl Examples for Rates {
 
     fn nothing(&self) -> &'static str {
         "there is no feedback to learn from; a smaller `min_exposures` or `held_out` leaves more"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::Template;
+
+    struct Rows(Vec<(Row, Row, i64)>);
+
+    impl Snapshot for Rows {
+        fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
+            self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
+        }
+    }
+
+    fn prior() -> LabelPrior {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        LabelPrior {
+            labels: names(&["Comedy", "Drama", "War"]),
+            parts: vec![names(&["Comedy"]), names(&["Drama"]), names(&["War"])],
+            prior: vec![0.0; 3],
+            clicks: vec![1; 3],
+        }
+    }
+
+    /// (interest, candidate, exposures, clicks, normalised)
+    fn rows(of: &[(&str, &str, u64, u64, f64)]) -> Rows {
+        let row = |(recent, candidate, exposures, clicks, normalised): &(&str, &str, u64, u64, f64)| {
+            let key = Row::from([Value::list([Value::text(recent)]), Value::text(candidate)]);
+            let counts = [exposures, clicks].map(|n| Value::U64(*n));
+            (key, Row::new(counts.into_iter().chain([0.0, 0.0, *normalised].map(Value::float))), 1)
+        };
+        Rows(of.iter().map(row).collect())
+    }
+
+    /// Users 1 to 3 are of group a, 4 of b; b's profile is the same or another.
+    fn rates(
+        template: &str,
+        weigh: Weigh,
+        (held_out, seed): (f64, u64),
+    ) -> [Vec<(String, Vec<f64>, Vec<f64>)>; 2] {
+        let text = |key: Value, text: &str| (Row::from([key]), Row::from([Value::text(text)]), 1);
+        let groups =
+            Rows((1..5).map(|user| text(Value::U64(user), if user < 4 { "a" } else { "b" })).collect());
+        let profiles = Rows(["a", "b"].map(|group| text(Value::text(group), "P")).to_vec());
+        let template = Template::compile(template.to_string()).unwrap();
+        let recipe = PromptRecipe {
+            logic: String::new(),
+            template,
+            groups: (0, 0),
+            profiles: (0, 0),
+            recents: (0, 0),
+        };
+        let feedback = rows(&[
+            ("Drama", "War", 8, 8, 1.0),
+            ("War", "Comedy", 4, 1, 0.5),
+            ("War", "Sold", 9, 9, 0.5),
+            ("War", "War", 20, 0, 0.0),
+        ]);
+        let made =
+            Rates { recipe, weigh, held_out, seed }.examples(&[&groups, &profiles, &feedback], &prior());
+        made.unwrap().map(|made| {
+            made.into_iter().map(|(prompt, asked)| (prompt, asked.clicked, asked.passed_over)).collect()
+        })
+    }
+
+    #[test]
+    fn each_group_is_told_the_same_and_counts_by_its_users() {
+        let [train, held] = rates("{{ group }}{{ recent | join }}", |n| n, (0.0, 1));
+        assert!(held.is_empty());
+        let expected = [
+            ("aDrama", [0.0, 0.0, 6.0], [0.0; 3]),
+            ("aWar", [1.5, 0.0, 0.0], [1.5, 0.0, 15.0]),
+            ("bDrama", [0.0, 0.0, 2.0], [0.0; 3]),
+            ("bWar", [0.5, 0.0, 0.0], [0.5, 0.0, 5.0]),
+        ];
+        let expected =
+            expected.map(|(prompt, clicked, passed)| (prompt.to_string(), clicked.to_vec(), passed.to_vec()));
+        assert_eq!(train, expected);
+        // Groups whose prompts are equal are one example; and pairs may count the same.
+        let [train, _] = rates("{{ profile }}{{ recent | join }}", |_| 1.0, (0.0, 1));
+        assert_eq!(train[1], ("PWar".to_string(), vec![0.5, 0.0, 0.0], vec![0.5, 0.0, 1.0]));
+    }
+
+    #[test]
+    fn interests_are_kept_out_for_all_groups_together() {
+        let of = |made: &[(String, Vec<f64>, Vec<f64>)]| {
+            made.iter().map(|(prompt, ..)| prompt.clone()).collect::<Vec<_>>()
+        };
+        let mut seen = [0, 0];
+        for seed in 0..20 {
+            let all = rates("{{ recent | join }}{{ group }}", |n| n, (0.5, seed)).map(|made| of(&made));
+            for (made, seen) in all.iter().zip(&mut seen) {
+                *seen += made.len();
+                for name in ["Drama", "War"] {
+                    let groups = ["a", "b"].map(|group| made.contains(&format!("{name}{group}")));
+                    assert_eq!(groups[0], groups[1], "{made:?}");
+                }
+            }
+        }
+        assert!(seen[0] + seen[1] == 80 && seen.iter().all(|n| *n > 20), "{seen:?}");
+    }
+
+    #[test]
+    fn clicks_are_compared_with_what_was_passed_over_after_the_same_interests() {
+        let asked = |recent: &str| Asked {
+            group: String::new(),
+            recent: vec![recent.to_string()],
+            allowed: vec![true; 3],
+            clicked: vec![1.0, 0.0, 0.0],
+            passed_over: vec![],
+        };
+        let prompted = ["War", "Drama", "Noir"].map(|recent| (recent.to_string(), asked(recent)));
+        let mut made = [Prompted::from(prompted), Prompted::new()];
+        let shown =
+            rows(&[("Drama", "War", 8, 6, 0.0), ("War", "Comedy", 4, 1, 0.0), ("War", "Drama", 5, 0, 0.0)]);
+        compare(&mut made, feedback(&shown, &prior().labels), 3);
+        let passed: Vec<_> = made[0].values().map(|asked| asked.passed_over.clone()).collect();
+        // After Drama only War was shown, after Noir nothing: both are compared with everything.
+        assert_eq!(passed, [vec![3.0, 5.0, 2.0], vec![3.0, 5.0, 2.0], vec![3.0, 5.0, 0.0]]);
     }
 }

@@ -178,6 +178,27 @@ mod tests {
     }
 
     #[test]
+    fn a_click_is_compared_with_what_was_passed_over_where_that_is_known() {
+        let trie = LabelTrie::from_paths(vec![vec![1], vec![2], vec![3]], 9).unwrap();
+        let asked = Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true; 3],
+            clicked: vec![2.0, 0.0, 0.0],
+            passed_over: vec![9.0, 4.0, 0.0],
+        };
+        let examples = Prompted::from([("p".to_string(), asked)]);
+        let counted = counted(&[0.1, 0.2, 0.7], &examples, &examples);
+        assert_eq!(counted[0], ("held_out_popularity", Some(0.0)), "the second is more popular");
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), examples);
+        slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
+        let loss = reward.loss(0, &[-1.5, -0.3, -2.0], &mut Told::default());
+        assert!(loss.gradient[2] == 0.0 && loss.gradient[1] > 0.0, "{loss:?}");
+        // Rewards are −0.5 and 1.7; a label is not compared with itself.
+        assert!((loss.value - reward_pair(-0.5, 1.7).value).abs() < 1e-12);
+    }
+
+    #[test]
     fn pairs_are_the_expectation_over_the_others() {
         let found: Vec<_> = pairs(&[0.75, 0.0, 0.25], &[0.5, 0.25, 0.25]).collect();
         assert_eq!(

@@ -4,6 +4,7 @@
 //! a function of label log-probabilities; losses know those alone.
 
 pub mod baselines;
+pub mod gate;
 pub mod loss;
 pub mod trainer;
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Begins, or goes on where a checkpoint was taken.
+    /// Begins, at adapters of the numbers `start` if there are some, or goes on where a checkpoint was taken.
     ///
     /// # Errors
     /// If the settings do not fit the model, or there is no example.
@@ -100,6 +100,7 @@ impl<'a> Trainer<'a> {
         training: &'a Training,
         objective: &'a dyn Objective,
         model: &LocalModel,
+        start: Option<&[f32]>,
         checkpoint: Option<&[u8]>,
     ) -> Result<Self, LmError> {
         let tuner = Tuner::new(model, training.lora())?;
@@ -110,7 +111,7 @@ impl<'a> Trainer<'a> {
         }
         let members = training.members(examples.len());
         let begin = || Checkpoint {
-            values: tuner.layout().initial(training.seed),
+            values: start.map_or_else(|| tuner.layout().initial(training.seed), <[f32]>::to_vec),
             optimiser: AdamW::new(tuner.layout()),
             log: Vec::new(),
         };
@@ -234,11 +235,26 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a prompt cannot be asked.
     pub fn scores(&self, values: &[f32], prompts: &[&str]) -> Result<Vec<Vec<f64>>, LmError> {
-        let mut scores = Vec::with_capacity(prompts.len());
-        for prompts in prompts.chunks(self.training.batch) {
-            let asked: Vec<_> = prompts.iter().map(|prompt| (*prompt, self.objective.labels())).collect();
-            scores.extend(self.tuner.scores(values, &self.tuner.batch(&asked)?));
-        }
-        Ok(scores)
+        scores(&self.tuner, values, self.objective.labels(), prompts, self.training.batch)
     }
+}
+
+/// Of some prompts the log-probability of each label, under adapters of these numbers; so many prompts go
+/// through the network together.
+///
+/// # Errors
+/// If a prompt cannot be asked.
+pub fn scores(
+    tuner: &Tuner,
+    values: &[f32],
+    labels: &LabelTrie,
+    prompts: &[&str],
+    together: usize,
+) -> Result<Vec<Vec<f64>>, LmError> {
+    let mut scores = Vec::with_capacity(prompts.len());
+    for prompts in prompts.chunks(together) {
+        let asked: Vec<_> = prompts.iter().map(|prompt| (*prompt, labels)).collect();
+        scores.extend(tuner.scores(values, &tuner.batch(&asked)?));
+    }
+    Ok(scores)
 }

@@ -116,7 +116,7 @@ fn distinct_prompts_are_learnt_by_heart() {
     let right = Right::new(&model, prompts(32));
     let training =
         Training { rank: 8, epochs: 120, dropout: 0.0, batch: 8, accumulate: 1, weight_decay: 0.0, ..FAST };
-    let mut trainer = Trainer::new(&training, &right, &model, None).unwrap();
+    let mut trainer = Trainer::new(&training, &right, &model, None, None).unwrap();
     trainer.run(&mut Keeper::default()).unwrap();
     let log = &trainer.checkpoint().log;
     let epoch = |log: &[super::trainer::Figures], name: &str| log.iter().map(|f| f[name]).sum::<f64>() / 4.0;
@@ -130,16 +130,16 @@ fn distinct_prompts_are_learnt_by_heart() {
 fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let model = model();
     let right = Right::new(&model, prompts(17));
-    let mut straight = Trainer::new(&FAST, &right, &model, None).unwrap();
+    let mut straight = Trainer::new(&FAST, &right, &model, None, None).unwrap();
     let mut keeper = Keeper::default();
     straight.run(&mut keeper).unwrap();
     // Six batches, two a step, three times.
     assert_eq!(keeper.heard, (1..=9).collect::<Vec<_>>());
     for stop in [1, 4, 8] {
         let mut killed = Keeper { stop: Some(stop), ..Keeper::default() };
-        assert!(Trainer::new(&FAST, &right, &model, None).unwrap().run(&mut killed).is_err());
+        assert!(Trainer::new(&FAST, &right, &model, None, None).unwrap().run(&mut killed).is_err());
         let kept = killed.kept.borrow().last().cloned().unwrap();
-        let mut resumed = Trainer::new(&FAST, &right, &model, Some(&kept)).unwrap();
+        let mut resumed = Trainer::new(&FAST, &right, &model, None, Some(&kept)).unwrap();
         let mut rest = Keeper::default();
         resumed.run(&mut rest).unwrap();
         assert_eq!(rest.heard.len(), 9 - stop);
@@ -147,7 +147,7 @@ fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     }
     // Another seed, other numbers; a checkpoint of something else is none.
     let other = Training { seed: 6, ..FAST.clone() };
-    let mut other = Trainer::new(&other, &right, &model, Some(b"not one")).unwrap();
+    let mut other = Trainer::new(&other, &right, &model, None, Some(b"not one")).unwrap();
     other.run(&mut Keeper::default()).unwrap();
     assert_ne!(other.checkpoint().values, straight.checkpoint().values);
 }
@@ -158,7 +158,7 @@ fn what_occurs_twice_counts_twice() {
     let training = Training { epochs: 1, batch: 8, accumulate: 1, dropout: 0.0, ..FAST };
     let step = |examples: Vec<(String, f64)>| {
         let right = Right::new(&model, examples);
-        let mut trainer = Trainer::new(&training, &right, &model, None).unwrap();
+        let mut trainer = Trainer::new(&training, &right, &model, None, None).unwrap();
         trainer.step().unwrap().unwrap().clone()
     };
     let [a, b, c] = [0, 1, 2].map(|at| prompts(3)[at].0.clone());
@@ -177,7 +177,7 @@ fn the_rate_rises_and_falls_to_nothing() {
     let model = model();
     let right = Right::new(&model, prompts(17));
     let training = Training { epochs: 5, warmup: 0.2, ..FAST };
-    let mut trainer = Trainer::new(&training, &right, &model, None).unwrap();
+    let mut trainer = Trainer::new(&training, &right, &model, None, None).unwrap();
     trainer.run(&mut Keeper::default()).unwrap();
     let rates: Vec<f64> = trainer.checkpoint().log.iter().map(|figures| figures["learning_rate"]).collect();
     assert_eq!(rates.len(), 15);
@@ -186,7 +186,7 @@ fn the_rate_rises_and_falls_to_nothing() {
     assert!(rates[..3].is_sorted() && rates[3..].iter().rev().is_sorted(), "{rates:?}");
     assert!(rates[0] < 0.2 * top && rates[14] < 0.1 * top, "{rates:?}");
     let few = Training { max_steps: Some(4), ..training };
-    assert_eq!(Trainer::new(&few, &right, &model, None).unwrap().steps(), 4);
+    assert_eq!(Trainer::new(&few, &right, &model, None, None).unwrap().steps(), 4);
 }
 
 #[test]
@@ -194,13 +194,13 @@ fn what_cannot_be_trained_is_refused() {
     let model = model();
     let refused = |training: &Training, examples| {
         let right = Right::new(&model, examples);
-        Trainer::new(training, &right, &model, None).err().unwrap().to_string()
+        Trainer::new(training, &right, &model, None, None).err().unwrap().to_string()
     };
     assert!(refused(&FAST, vec![]).contains("nothing to train on"));
     assert!(refused(&Training { layers: Some(3), ..FAST }, prompts(3)).contains("2 layers"));
     let wild = Training { learning_rate: 1e30, clip: 1e30, ..FAST };
     let right = Right::new(&model, prompts(6));
-    let mut trainer = Trainer::new(&wild, &right, &model, None).unwrap();
+    let mut trainer = Trainer::new(&wild, &right, &model, None, None).unwrap();
     let error = trainer.run(&mut Keeper::default()).unwrap_err().to_string();
     assert!(error.contains("learning_rate"), "{error}");
     let wrong = Training { rank: 0, warmup: 1.0, clip: f64::NAN, ..FAST }.check("training");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{
+    gate::Gate,
     trainer::{Checkpoint, Figures, Objective, Trainer},
     training::Training,
 };
@@ -51,6 +52,7 @@ impl Job {
         logic: String,
         train: impl Fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError> + Send + Sync + 'static,
     ) -> LeafId {
+        let settings = self.training.lora();
         let job = Arc::new(self);
         let priced = job.clone();
         let fitted =
@@ -60,11 +62,8 @@ impl Job {
         graph.priced(fitted, move |inputs, read| {
             priced.examples.cost(inputs, read, &priced.training, &priced.model)
         });
-        graph.publish_version(fitted);
-        graph.map_with("", fitted.leaf(), fitted, |version: &ModelVersion, _, _, out| {
-            out.extend(version.adapter().map(figures).unwrap_or_default());
-            Ok(())
-        })
+        graph.publish_version(fitted, Some(settings));
+        figures_of(graph, fitted)
     }
 
     fn train(
@@ -99,30 +98,44 @@ pub(crate) struct Making<'a> {
 /// How a version does where it was not trained, given the adapters' numbers before and after.
 pub(crate) type Judge<'a> = dyn Fn(&Trainer<'_>, &[f32], &[f32]) -> Result<Figures, LmError> + 'a;
 
+/// Where training begins: nowhere, or at a version.
+#[derive(Default)]
+pub(crate) struct Start {
+    /// The adapter's numbers.
+    pub(crate) values: Option<Vec<f32>>,
+    /// The digest of the version.
+    pub(crate) parent: Option<String>,
+}
+
 impl Making<'_> {
-    /// Trains a version. What `judge` says of it is among the figures of the last step.
+    /// Trains a version. What `judge` says of it is among the figures of the last step, and what the gate
+    /// says of that is part of the version.
     ///
     /// # Errors
     /// If training fails, or is stopped.
     pub(crate) fn version(
         &self,
         objective: &dyn Objective,
-        judge: &Judge<'_>,
+        start: Start,
+        (judge, gate): (&Judge<'_>, &Gate),
         watch: &mut dyn Watch,
     ) -> Result<ModelVersion, CallError> {
         let failed = |error: LmError| CallError::Failed(error.to_string());
         let kept = watch.kept()?;
         let mut trainer =
-            Trainer::new(self.training, objective, self.network, kept.as_deref()).map_err(failed)?;
+            Trainer::new(self.training, objective, self.network, start.values.as_deref(), kept.as_deref())
+                .map_err(failed)?;
         trainer.run(watch)?;
         let Checkpoint { values, log, .. } = trainer.checkpoint();
-        let judged = judge(&trainer, &trainer.untuned(), values).map_err(failed)?;
+        let before = start.values.unwrap_or_else(|| trainer.untuned());
+        let judged = judge(&trainer, &before, values).map_err(failed)?;
+        let refused = gate.refuses(&judged);
         let mut log = log.clone();
         if let Some(last) = log.last_mut() {
             last.extend(judged);
         }
         let lineage = json!({
-            "operator": self.operator, "base": self.model.digest(), "parent": null,
+            "operator": self.operator, "base": self.model.digest(), "parent": start.parent, "refused": refused,
             "data": digest(objective), "prompts": objective.examples().len(),
             "training": self.training, "log": log,
         });
@@ -145,6 +158,14 @@ fn digest(objective: &dyn Objective) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
+/// The figures of the training that made the version in use, as rows.
+pub(crate) fn figures_of(graph: &mut Graph, version: Fitted<ModelVersion>) -> LeafId {
+    graph.map_with("", version.leaf(), version, |version: &ModelVersion, _, _, out| {
+        out.extend(version.figures());
+        Ok(())
+    })
+}
+
 /// Figures by name, of those that are known.
 pub(crate) fn known(figures: &[(&str, Option<f64>)]) -> Figures {
     figures.iter().filter_map(|(name, figure)| Some((name.to_string(), (*figure)?))).collect()
@@ -157,7 +178,7 @@ pub(crate) fn figures_schema() -> Schema {
 }
 
 /// The figures of training that an adapter remembers.
-fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
+pub(crate) fn figures(adapter: &Lora) -> Vec<(Row, Row)> {
     let steps = adapter.lineage()["log"].as_array().into_iter().flatten();
     let rows = (1..).zip(steps).flat_map(|(step, figures)| {
         let figures = figures.as_object().into_iter().flatten();

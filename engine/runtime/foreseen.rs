@@ -1,0 +1,81 @@
+//! What a cycle would cost, before it is taken.
+//!
+//! Decision: the pairs of a cycle are made for it, since that is cheap, and training is priced on them; what
+//! a new version would be asked again is what the one in use is asked now. Both are exact for the first
+//! model of a cycle. A later one is made of what the first brings about, so of that they are a guess; and a
+//! version that is refused or the same is not asked anything.
+
+use std::collections::BTreeSet;
+
+use coea_operators::{
+    row::Row,
+    served::VERSION,
+    shape::{FitCost, LeafId, Shape},
+};
+
+use super::{RunError, driver::Driver, report::Basis};
+use crate::state::tables::consolidate;
+
+/// What a cycle would take to make a version of a model, and to bring it about.
+#[derive(Clone, Debug)]
+pub struct Foreseen {
+    /// The node that makes it.
+    pub node: String,
+    /// The model.
+    pub model: Option<String>,
+    /// What training takes, with the seconds at the pace of earlier ones; nothing if it is known only
+    /// once more was answered, or if nothing is left to train.
+    pub training: Option<(FitCost, f64)>,
+    /// How sure that is.
+    pub basis: Basis,
+    /// Calls that a new version causes, at most.
+    pub calls: u64,
+}
+
+impl Driver<'_> {
+    /// What one cycle would take, on a dry driver that was opened for cycles and has settled.
+    ///
+    /// # Errors
+    /// If something cannot be priced.
+    pub fn foresee(&mut self) -> Result<Vec<Foreseen>, RunError> {
+        let unresolved = self.unresolved();
+        let mut foreseen: Vec<Foreseen> = Vec::new();
+        let mut moved: BTreeSet<LeafId> = BTreeSet::new();
+        for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
+            let above: BTreeSet<LeafId> = self.plan.upstream(leaf).into_iter().collect();
+            let known = above.is_disjoint(&unresolved);
+            let made = if known { self.made(leaf)? } else { None };
+            if self.plan.leaves[of].role != VERSION {
+                if let Some((artifact, bytes)) = made {
+                    self.replace(of, artifact.digest, &bytes)?;
+                }
+                continue;
+            }
+            let node = self.plan.leaves[leaf].node.clone();
+            foreseen.push(Foreseen {
+                model: self.plan.node(&node).and_then(|node| node.updates.clone()),
+                training: self.epoch.training.contains_key(&leaf).then(|| self.training(&node)).flatten(),
+                basis: if known && above.is_disjoint(&moved) { Basis::Exact } else { Basis::Estimate },
+                calls: self.asked_again(of),
+                node,
+            });
+            moved.insert(of);
+        }
+        Ok(foreseen)
+    }
+
+    /// Distinct requests of all inferences that ask a version.
+    fn asked_again(&self, version: LeafId) -> u64 {
+        let asks = |leaf: &LeafId| match &self.plan.leaves[*leaf].shape {
+            Shape::Infer { artifacts, .. } => artifacts.contains(&version),
+            _ => false,
+        };
+        let distinct = |leaf: LeafId| {
+            let rows = self.requested(leaf).and_then(|requests| self.relations.get(&requests));
+            let rows = consolidate(rows.cloned().unwrap_or_default());
+            let live = rows.iter().filter(|(_, count)| *count > 0);
+            live.map(|((_, request), _)| request).collect::<BTreeSet<&Row>>().len() as u64
+        };
+        self.plan.infers().filter(asks).map(distinct).sum()
+    }
+}

@@ -1,0 +1,349 @@
+//! Moves the novelty model towards what the relevance model prefers (CoEA eq. 15 to 17; SERAL eq. 6 and 7).
+//!
+//! A cycle's candidate: training starts at the version in use, which is also the reference; the
+//! divergence from it is exact over the whole label set, and a second one may hold it near the version the
+//! cycles began with, because references drift. What comes out is judged on keys that were not trained
+//! on, and a gate decides.
+//!
+//! Decision: pairs carry the reference's probabilities, so training passes through one network. The same
+//! goes for the optimum `π* ∝ π_ref·exp(r/β)`, which a closed label set makes computable: every method
+//! tells how far from it it ends, and `exact` is trained towards it.
+
+mod objective;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::objective::{FIGURES, Judged, Preferred};
+use crate::{
+    llm_sampler::PROPOSED_BY,
+    lm::{LabelTrie, LmError, LocalModel, Tuner},
+    nn::random::Stream,
+    operator::{Described, Inputs, Operator, Problem, Problems},
+    ordered::encode_row,
+    preference_pairs::{Pairs, Preference, PreferencePairs, Sample, Weigh},
+    schema::Schema,
+    served::ModelVersion,
+    sft_trainer::held_out,
+    shape::{CallError, FitCost, Graph, LeafId, Loaded, Watch, present},
+    tuning::{
+        gate::Gate,
+        trainer::{Trainer, scores},
+        training::Training,
+        version::{Making, Start, figures_of, figures_schema},
+    },
+};
+
+/// What is made smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The better label is to win against the worse one (CoEA eq. 16).
+    #[default]
+    Dpo,
+    /// As dpo, but the difference is to be `1/2β` and no more (SERAL eq. 6).
+    Ipo,
+    /// Each label is judged for itself against the divergence from the reference.
+    Kto,
+    /// The better label is to win by `gamma`, whatever the reference.
+    Simpo,
+    /// Towards the optimum of relevance and divergence, over all labels.
+    Exact,
+}
+
+/// Tunes a novelty model on pairs of proposals, once in every cycle.
+///
+/// Inputs: a preference_pairs node; or what one takes, scored candidates and the source of events, and
+/// then its parameters `sample`, `min_margin`, `last` and `weigh` as well. The node names the model in
+/// `updates`; what it makes is put in use if it passes the gate. Write `refit: { when: cycle }`, and
+/// start cycles with `run --cycles`. Its rows are the figures of how the version in use was trained.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DpoUpdater {
+    /// What is made smaller.
+    #[serde(default)]
+    pub loss: Method,
+    /// How much relevance is worth against divergence: the smaller, the farther it goes.
+    #[serde(default = "beta")]
+    pub beta: f64,
+    /// Weight of the divergence from the version in use.
+    #[serde(default = "kl")]
+    pub kl: f64,
+    /// Weight of the divergence from the version that cycles began with.
+    #[serde(default)]
+    pub anchor_kl: f64,
+    /// Weight of the better label's own log-probability (SERAL's α).
+    #[serde(default)]
+    pub sft: f64,
+    /// Share of the pairs that may be the wrong way round; `loss: dpo` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// By how much the better label is to win; `loss: simpo` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gamma: Option<f64>,
+    /// How many keys are taken: see preference_pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
+    /// How much more relevant the better label is, at least: see preference_pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_margin: Option<f64>,
+    /// The newest events of each user, whose clicks are new: see preference_pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+    /// What a pair counts: see preference_pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weigh: Option<Weigh>,
+    /// Share of the pairs that are kept out of training, to judge by.
+    #[serde(default = "held_out")]
+    pub held_out: f64,
+    /// What a version must keep to be put in use: bounds (`least`, `most`) of its figures `kl`,
+    /// `anchor_kl`, `entropy`, `top_share`, `relevance`, `gain`, `accuracy`, `optimum`.
+    #[serde(default)]
+    pub gate: Gate,
+    /// How it is trained.
+    #[serde(default)]
+    pub training: Training,
+}
+
+fn beta() -> f64 {
+    0.1
+}
+
+fn kl() -> f64 {
+    0.4
+}
+
+/// What pairs come out of.
+enum From {
+    /// A node that makes them.
+    Node,
+    /// Scored candidates and events; the place of the item in an event.
+    Scored(PreferencePairs, usize),
+}
+
+impl DpoUpdater {
+    /// The pairs it would make itself.
+    fn pairs(&self) -> PreferencePairs {
+        PreferencePairs {
+            sample: self.sample.unwrap_or_default(),
+            min_margin: self.min_margin.unwrap_or_default(),
+            last: self.last.unwrap_or(10),
+            weigh: self.weigh.unwrap_or_default(),
+            seed: self.training.seed,
+        }
+    }
+
+    fn parts(&self, inputs: &Inputs<'_>) -> Result<From, Vec<Problem>> {
+        let mut problems = Problems::default();
+        self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
+        self.gate.check(&FIGURES).into_iter().for_each(|problem| problems.push(problem));
+        self.check_numbers(&mut problems);
+        let first = problems.take(inputs.relation(0, "pairs, or scored candidates"));
+        let from = first.and_then(|first| match first.schema.column("chosen") {
+            None => Some(From::Scored(self.pairs(), self.pairs().parts(inputs, &mut problems)?)),
+            Some(_) => {
+                problems.take(inputs.at_most(1));
+                let own = [
+                    (self.sample.is_some(), "sample"),
+                    (self.min_margin.is_some(), "min_margin"),
+                    (self.last.is_some(), "last"),
+                    (self.weigh.is_some(), "weigh"),
+                ];
+                for (_, name) in own.iter().filter(|(given, _)| *given) {
+                    let message = format!("`{}` has made the pairs already", first.name);
+                    problems.push(Problem::with(name, message).help(format!("give `{name}` to that node")));
+                }
+                Some(From::Node)
+            }
+        });
+        problems.take(inputs.updated());
+        if let (Some(first), Some(updated)) = (first, inputs.updates) {
+            let by = first.schema.notes.get(PROPOSED_BY).map_or("", String::as_str);
+            problems.require(by.is_empty() || by == updated.name, || {
+                let message = format!("what `{}` prefers was proposed by `{by}`", first.name);
+                Problem::field("updates", format!("{message}, not by `{}`", updated.name))
+                    .help(format!("write `updates: {by}`"))
+            });
+            self.check_size(updated, &mut problems);
+        }
+        problems.finish(from)
+    }
+
+    fn check_numbers(&self, problems: &mut Problems) {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let weight = |x: f64| x >= 0.0 && x.is_finite();
+        problems.require(positive(self.beta), || Problem::with("beta", "must be a positive number"));
+        for (name, value) in [("kl", self.kl), ("anchor_kl", self.anchor_kl), ("sft", self.sft)] {
+            problems.require(weight(value), || Problem::with(name, "must be a finite number from 0 up"));
+        }
+        problems.require((0.0..1.0).contains(&self.held_out), || {
+            Problem::with("held_out", "must be at least 0 and below 1")
+        });
+        if let Some(share) = self.label_smoothing {
+            problems.require((0.0..0.5).contains(&share), || {
+                Problem::with("label_smoothing", "must be at least 0 and below 0.5")
+            });
+            problems.require(self.loss == Method::Dpo, || {
+                Problem::with("label_smoothing", "goes with `loss: dpo` only").help("remove it")
+            });
+        }
+        if let Some(gamma) = self.gamma {
+            problems.require(weight(gamma), || Problem::with("gamma", "must be a finite number from 0 up"));
+            problems.require(self.loss == Method::Simpo, || {
+                Problem::with("gamma", "goes with `loss: simpo` only").help("remove it")
+            });
+        }
+    }
+
+    /// A version goes on from the one before, so their adapters are of one size.
+    fn check_size(&self, updated: &crate::operator::Model, problems: &mut Problems) {
+        let Some((_, theirs)) = updated.parent else { return };
+        let ours = self.training.lora();
+        let same = (theirs.rank, theirs.alpha, theirs.top) == (ours.rank, ours.alpha, ours.top);
+        problems.require(same, || {
+            let layers = theirs.top.map_or("all layers".to_string(), |top| format!("`layers: {top}`"));
+            let size = format!("`rank: {}`, `alpha: {}` and {layers}", theirs.rank, theirs.alpha);
+            let message = format!("the version of `{}` that this begins with has another size", updated.name);
+            Problem::with("training", message).help(format!("write {size}, as where it is trained first"))
+        });
+    }
+}
+
+impl Operator for DpoUpdater {
+    fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
+        self.parts(inputs)?;
+        Ok(figures_schema())
+    }
+
+    fn updated_kinds(&self) -> &'static [&'static str] {
+        &["language_model"]
+    }
+
+    fn between_epochs(&self) -> bool {
+        true
+    }
+
+    fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
+        let (Ok(from), Ok(model), Some(updated)) = (self.parts(inputs), inputs.updated(), inputs.updates)
+        else {
+            unreachable!("checked by output")
+        };
+        let pairs = match from {
+            From::Node => graph.pairs_of(&inputs.inputs[0].name),
+            From::Scored(pairs, item) => Some(pairs.fit(item, inputs, graph)),
+        };
+        let (Some(pairs), Some(version)) = (pairs, updated.version) else {
+            unreachable!("pairs are made by the node that has them, and the model has a first version")
+        };
+        let parameters = serde_json::to_string(self).unwrap_or_default();
+        let logic = format!("dpo_updater/1 {} {parameters}", model.digest());
+        let artifacts: Vec<LeafId> =
+            [pairs.leaf(), version.leaf()].into_iter().chain(updated.parent.map(|(p, _)| p.leaf())).collect();
+        let (updater, used) = (self.clone(), model.clone());
+        let made = graph.long_fit("candidate", &[], &artifacts, logic, move |_, read, watch| {
+            let network = used.network()?;
+            let (model, training) = (&used, &updater.training);
+            let making = Making { operator: DpoUpdater::NAME, model, network: &network, training };
+            updater.train(&making, read, watch)
+        });
+        let (updater, priced) = (self.clone(), model.clone());
+        graph.priced(made, move |_, read| {
+            let (train, _) = updater.parted(present::<Pairs>(read.first())?);
+            let tokens =
+                train.iter().map(|pair| Ok(priced.price(std::slice::from_ref(&pair.prompt))?.prompt_tokens));
+            let tokens: Result<Vec<u64>, CallError> = tokens.collect();
+            Ok::<FitCost, CallError>(updater.training.cost(&tokens?))
+        });
+        graph.between(made, version);
+        figures_of(graph, version)
+    }
+}
+
+impl DpoUpdater {
+    /// The pairs to train on, and those that are kept out.
+    fn parted<'a>(&self, pairs: &'a Pairs) -> (Vec<&'a Preference>, Vec<&'a Preference>) {
+        let out = |pair: &&Preference| {
+            let name = blake3::hash(&encode_row(&pair.key)).to_hex();
+            let draw = Stream::new(self.training.seed, &format!("held out {name}"), &[]).unit_f64();
+            draw >= self.held_out
+        };
+        pairs.pairs.iter().partition(out)
+    }
+
+    fn train(
+        &self,
+        making: &Making<'_>,
+        read: &[Loaded],
+        watch: &mut dyn Watch,
+    ) -> Result<ModelVersion, CallError> {
+        let failed = |error: LmError| CallError::Failed(error.to_string());
+        let pairs = present::<Pairs>(read.first())?;
+        let used = present::<ModelVersion>(read.get(1))?;
+        let anchor = read.get(2).map(|anchor| present::<ModelVersion>(Some(anchor))).transpose()?;
+        let (train, held) = self.parted(pairs);
+        if train.is_empty() {
+            let help = "a smaller `min_margin`, or more keys, give some";
+            return Err(format!("no key has a pair of proposals to learn from; {help}").into());
+        }
+        let trie = LabelTrie::new(making.network.tokenizer(), &crate::chat::spoken(&pairs.labels))
+            .map_err(failed)?;
+        let anchored = Anchored::new(self, making.network, anchor).map_err(failed)?;
+        let near = match self.anchor_kl > 0.0 {
+            true => anchored.scores(&train, &trie).map_err(failed)?,
+            false => Vec::new(),
+        };
+        let objective = Preferred::new(self, &trie, pairs, &train, near);
+        // Of a handful of pairs none may be kept out; then those that were trained on judge.
+        let judges = if held.is_empty() { &train } else { &held };
+        let judged =
+            Preferred::new(self, &trie, pairs, judges, anchored.scores(judges, &trie).map_err(failed)?);
+        let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
+            let prompts: Vec<&str> = judges.iter().map(|pair| pair.prompt.as_str()).collect();
+            let [before, after] = [trainer.scores(before, &prompts)?, trainer.scores(after, &prompts)?];
+            Ok(Judged { by: &judged, before: &before, after: &after }.figures())
+        };
+        let values = used.adapter().map(|adapter| making.network.adapter_values(adapter)).transpose();
+        let values = values.map_err(failed)?;
+        let same = used.adapter().is_none_or(|adapter| same_size(adapter.settings(), self.training.lora()));
+        if !same {
+            return Err("the version in use has adapters of another size than `training`".into());
+        }
+        let start = Start { values, parent: Some(used.digest()) };
+        making.version(&objective, start, (&judge, &self.gate), watch)
+    }
+}
+
+/// Whether the numbers of one adapter mean the same in another.
+fn same_size(a: crate::lm::LoraSettings, b: crate::lm::LoraSettings) -> bool {
+    (a.rank, a.alpha, a.top) == (b.rank, b.alpha, b.top)
+}
+
+/// The version that cycles began with.
+struct Anchored {
+    tuner: Tuner,
+    values: Vec<f32>,
+    together: usize,
+}
+
+impl Anchored {
+    fn new(of: &DpoUpdater, network: &LocalModel, anchor: Option<&ModelVersion>) -> Result<Self, LmError> {
+        let adapter = anchor.and_then(ModelVersion::adapter);
+        let settings = adapter.map_or_else(|| of.training.lora(), |adapter| adapter.settings());
+        let tuner = Tuner::new(network, settings)?;
+        let values = match adapter {
+            Some(adapter) => network.adapter_values(adapter)?,
+            None => tuner.layout().initial(of.training.seed),
+        };
+        Ok(Self { tuner, values, together: of.training.batch })
+    }
+
+    fn scores(&self, pairs: &[&Preference], trie: &LabelTrie) -> Result<Vec<Vec<f64>>, LmError> {
+        let prompts: Vec<&str> = pairs.iter().map(|pair| pair.prompt.as_str()).collect();
+        scores(&self.tuner, &self.values, trie, &prompts, self.together)
+    }
+}
+
+impl Described for DpoUpdater {
+    const NAME: &'static str = "dpo_updater";
+    const EXAMPLE: &'static str = include_str!("examples/dpo_updater.yaml");
+}
