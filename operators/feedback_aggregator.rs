@@ -272,8 +272,8 @@ mod tests {
         assert_eq!(rows.iter().map(|(.., rates)| rates[2]).collect::<Vec<_>>(), [0.5, 0.5, 0.25]);
         assert_eq!(rows[1].2, [0.0, 0.0, 0.5], "nobody ever clicked it: nothing is known");
         assert_eq!(
-            [rounded(1.0, 0.3), rounded(0.96, 0.1), rounded(0.0, 0.3)].map(|v| (v * 10.0).round()),
-            [9.0, 10.0, 0.0]
+            [rounded(1.0, 0.4), rounded(0.96, 0.1), rounded(0.0, 0.3)].map(|v| (v * 10.0).round()),
+            [8.0, 10.0, 0.0]
         );
     }
 }
