@@ -4,6 +4,12 @@
 //! luck of the day. A recommender that may not repeat what a user knows is held against the best that may
 //! be recommended, not against the best there is.
 
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+};
+
 use super::truth::{Category, Item, Truth, User, asked};
 
 /// When recommendations of a day are answered, in seconds of the day: when the log's users sleep, so
@@ -80,6 +86,24 @@ impl Truth {
             best: best.iter().map(|(_, chance)| chance).sum(),
             answers,
         }
+    }
+
+    /// Writes answers to users on some days as a CSV delta of the world's events, which must not be there
+    /// yet; slates go on where the log's end.
+    ///
+    /// # Errors
+    /// If the file is there, or cannot be written.
+    pub fn write_answers(&self, path: &Path, judged: &[(u32, (User, Judgement))]) -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create_new(path)?);
+        writeln!(out, "user_id,item_id,timestamp,slate,propensity,clicked")?;
+        for (slate, (day, (user, judgement))) in (self.parameters().slates()..).zip(judged) {
+            let timestamp = self.parameters().midnight(*day) + SERVED_AT;
+            for answer in &judgement.answers {
+                let (item, share, clicked) = (answer.item.id(), answer.share, answer.clicked);
+                writeln!(out, "{},{item},{timestamp},{slate},{share},{clicked}", user.id())?;
+            }
+        }
+        out.flush()
     }
 
     fn answer(&self, user: User, day: u32, category: Category) -> Answer {

@@ -4,18 +4,14 @@
 //! the users did comes out, with the regret that only the truth knows. `--events` writes the same as a
 //! delta of the world's events, for `run --delta`.
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::{Failure, models, output};
 use crate::{
     nearest::did_you_mean,
-    world::{Category, Judgement, SERVED_AT, Truth, User},
+    world::{Category, Judgement, Truth, User},
 };
 
 /// How a world answers recommendations: {"user","day","categories","not"} → {"answers","regret",…}.
@@ -77,7 +73,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     if let Some(path) = &args.events {
-        write_events(&truth, path, &judged)
+        truth
+            .write_answers(path, &judged)
             .map_err(|error| output::failed(format!("{}: {error}", path.display())))?;
     }
     let mut out = output::Out::new();
@@ -119,18 +116,4 @@ fn shown<'a>(truth: &'a Truth, day: u32, user: User, judgement: &Judgement) -> L
         best: judgement.best,
         regret: judgement.regret(),
     }
-}
-
-/// Writes answers in the columns of the world's events; slates go on where the log's end.
-fn write_events(truth: &Truth, path: &Path, judged: &[(u32, (User, Judgement))]) -> std::io::Result<()> {
-    let mut out = BufWriter::new(File::create_new(path)?);
-    writeln!(out, "user_id,item_id,timestamp,slate,propensity,clicked")?;
-    for (slate, (day, (user, judgement))) in (truth.parameters().slates()..).zip(judged) {
-        let timestamp = truth.parameters().midnight(*day) + SERVED_AT;
-        for answer in &judgement.answers {
-            let (item, share, clicked) = (answer.item.id(), answer.share, answer.clicked);
-            writeln!(out, "{},{item},{timestamp},{slate},{share},{clicked}", user.id())?;
-        }
-    }
-    out.flush()
 }

@@ -1,0 +1,220 @@
+//! A loop closed on a planted world: does tuning on its own feedback help, and what does divergence cost?
+//!
+//! `cargo run --release --example closed_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,free]`.
+//! Every day each user is served three categories, answers, and the answers are a delta of the pipeline
+//! `pipelines/world-loop.yaml`. In the arm `open` that is all; in the others a cycle follows, which tunes the
+//! relevance model on the answers and the novelty model on its verdicts: in `kl` held near where it was,
+//! in `free` not. What a day's lists lost against the best ones is known, because the world is planted:
+//! it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves.
+
+use std::{
+    error::Error,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Parser;
+use coea_engine::{
+    lower::lower,
+    models::RealModels,
+    plan::Plan,
+    registry::Registry,
+    runtime::{
+        cycles::Cycle,
+        driver::{Driver, Options},
+    },
+    serve::{lookup::lookup, places::Places, view::View},
+    spec,
+    state::State,
+    testing::Silence,
+    world::{Category, Judgement, Parameters, Truth, User, generate},
+};
+
+/// What to close a loop on, and how often.
+#[derive(Parser)]
+struct Args {
+    /// A folder that is not there yet.
+    folder: PathBuf,
+    /// Days, each with a cycle.
+    #[arg(long, default_value_t = 30)]
+    cycles: u32,
+    /// Users of the world.
+    #[arg(long, default_value_t = 240)]
+    users: u32,
+    /// The language model: a name, or a folder.
+    #[arg(long, default_value = "smollm2-135m-instruct")]
+    base: String,
+    /// Which arms are run.
+    #[arg(long, value_delimiter = ',', default_value = "open,kl,free")]
+    arms: Vec<String>,
+    /// Further settings of the pipeline, as `path=value`.
+    #[arg(long)]
+    set: Vec<String>,
+}
+
+/// What a day cost, and how far the models went for it.
+#[derive(Default)]
+struct Day {
+    /// Expected clicks lost per user.
+    regret: f64,
+    /// Expected clicks per user.
+    clicks: f64,
+    /// Mean chance of a click on what a key's candidates name, for the users of the key.
+    figures: Vec<(String, f64)>,
+}
+
+/// One way of running the loop.
+struct Arm<'a> {
+    name: &'a str,
+    truth: &'a Truth,
+    plan: Arc<Plan>,
+    folder: PathBuf,
+    state: PathBuf,
+}
+
+impl Arm<'_> {
+    fn days(&self, count: u32) -> Result<Vec<Day>, Box<dyn Error>> {
+        let cycles = self.name != "open";
+        let options = Options { workers: 1, resolve: true, cycles, ..Options::default() };
+        let mut driver = Driver::open(self.plan.clone(), State::open(&self.state)?, options, &Silence)?;
+        driver.run_epoch()?;
+        let mut days = Vec::new();
+        for n in 0..count {
+            let day = self.truth.parameters().days + n;
+            let served = self.serve(day)?;
+            let mut told = Day::default();
+            for (_, (_, judged)) in &served {
+                told.regret += judged.regret() / served.len() as f64;
+                told.clicks += judged.expected / served.len() as f64;
+            }
+            let delta = self.folder.join(format!("{}-{day}.csv", self.name));
+            self.truth.write_answers(&delta, &served)?;
+            driver.begin(vec![("events".to_string(), delta)]);
+            driver.run_epoch()?;
+            if cycles {
+                told.figures = figures(&driver.cycle()?);
+            }
+            eprintln!("{} day {n}: {:.4} lost of {:.4}", self.name, told.regret, told.regret + told.clicks);
+            days.push(told);
+        }
+        Ok(days)
+    }
+
+    /// What every user is served on a day, and answers.
+    fn serve(&self, day: u32) -> Result<Vec<(u32, (User, Judgement))>, Box<dyn Error>> {
+        let view = View::open(self.plan.clone(), &self.state)?;
+        let places = Places::find(&self.plan)?;
+        let mut served = Vec::new();
+        for user in self.truth.users() {
+            let found = lookup(&view, &places, &user.id().to_string())?;
+            let named = found.answer.categories.iter().filter_map(|c| self.truth.category(&c.category));
+            let categories: Vec<Category> = named.collect();
+            served.push((day, (user, self.truth.judge(user, day, &categories, |_| true))));
+        }
+        Ok(served)
+    }
+}
+
+/// What the trainers said of their versions: model and figure.
+fn figures(cycle: &Cycle) -> Vec<(String, f64)> {
+    let named = |made: &coea_engine::runtime::cycles::Made| {
+        let node = made.node.clone();
+        made.figures.iter().map(move |(name, value)| (format!("{node}.{name}"), *value)).collect::<Vec<_>>()
+    };
+    cycle.made.iter().flat_map(named).collect()
+}
+
+fn plan(args: &Args, world: &Path, more: &[String]) -> Result<Plan, Box<dyn Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let quoted = |path: PathBuf| serde_json::to_string(&path.display().to_string()).unwrap_or_default();
+    let mut set = vec![
+        format!("sources.events.with.path={}", quoted(world.join("events/*.parquet"))),
+        format!("sources.items.with.path={}", quoted(world.join("items.parquet"))),
+        format!("sources.users.with.path={}", quoted(world.join("users.parquet"))),
+        format!("models.novelty.base={}", args.base),
+        format!("models.relevance.base={}", args.base),
+    ];
+    set.extend(more.iter().chain(&args.set).cloned());
+    let file = folder.join("world-loop.yaml");
+    let spec = spec::load(&file, &set, &|name| std::env::var(name).ok()).map_err(|e| e.render(false))?;
+    Ok(lower(&spec, &folder, &Registry::built_in(), &RealModels::default()).map_err(|e| e.render(false))?)
+}
+
+fn table(arms: &[(String, Vec<Day>)]) -> String {
+    let mut out = "arm,day,regret,clicks,figure,value\n".to_string();
+    for (arm, days) in arms {
+        for (at, day) in days.iter().enumerate() {
+            let _ = writeln!(out, "{arm},{at},{:.6},{:.6},,", day.regret, day.clicks);
+            for (figure, value) in &day.figures {
+                let _ = writeln!(out, "{arm},{at},,,{figure},{value:.6}");
+            }
+        }
+    }
+    out
+}
+
+/// The curves of regret, day by day.
+fn curves(arms: &[(String, Vec<Day>)]) -> String {
+    const COLOURS: [&str; 4] = ["#777777", "#1f77b4", "#d62728", "#2ca02c"];
+    let most = arms.iter().flat_map(|(_, days)| days).map(|day| day.regret).fold(0.0, f64::max);
+    let last = arms.iter().map(|(_, days)| days.len()).max().unwrap_or(1).max(2) - 1;
+    let x = |at: usize| 60.0 + 640.0 * at as f64 / last as f64;
+    let y = |regret: f64| 360.0 - 320.0 * regret / most.max(f64::MIN_POSITIVE);
+    let mut out = String::from(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='820' height='420' font-family='sans-serif' font-size='13'>\n\
+         <rect width='820' height='420' fill='white'/>\n\
+         <text x='60' y='25'>Expected clicks lost per user and day, against the best lists</text>\n\
+         <path d='M60 40V360H700' fill='none' stroke='black'/>\n",
+    );
+    let _ =
+        writeln!(out, "<text x='20' y='364'>0</text><text x='10' y='{:.0}'>{most:.2}</text>", y(most) + 4.0);
+    let _ = writeln!(out, "<text x='56' y='380'>0</text><text x='690' y='380'>{last} days</text>");
+    for ((arm, days), colour) in arms.iter().zip(COLOURS) {
+        let points: Vec<String> =
+            days.iter().enumerate().map(|(at, day)| format!("{:.1},{:.1}", x(at), y(day.regret))).collect();
+        let _ = writeln!(
+            out,
+            "<polyline points='{}' fill='none' stroke='{colour}' stroke-width='2'/>",
+            points.join(" ")
+        );
+        if let Some(day) = days.last() {
+            let _ =
+                writeln!(out, "<text x='706' y='{:.1}' fill='{colour}'>{arm}</text>", y(day.regret) + 4.0);
+        }
+    }
+    out + "</svg>\n"
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let parameters = Parameters {
+        users: args.users,
+        items: 400,
+        categories: 16,
+        groups: 6,
+        interactions: u64::from(args.users) * 200,
+        days: 20,
+        ..Parameters::default()
+    };
+    let truth = Truth::new(parameters)?;
+    let world = args.folder.join("world");
+    generate(&truth, &world, &|_, _| ())?;
+    let mut arms = Vec::new();
+    for name in &args.arms {
+        let more: &[String] = if name == "free" { &["params.kl=0".to_string()] } else { &[] };
+        let plan = Arc::new(plan(&args, &world, more)?);
+        let state = args.folder.join(name);
+        let arm = Arm { name, truth: &truth, plan, folder: args.folder.clone(), state };
+        arms.push((name.clone(), arm.days(args.cycles)?));
+        fs::write(args.folder.join("regret.csv"), table(&arms))?;
+        fs::write(args.folder.join("regret.svg"), curves(&arms))?;
+    }
+    for (name, days) in &arms {
+        let mean = |days: &[Day]| days.iter().map(|day| day.regret).sum::<f64>() / days.len().max(1) as f64;
+        let (first, last) = (&days[..days.len().min(3)], &days[days.len().saturating_sub(3)..]);
+        println!("{name:>6}: {:.4} lost per user and day at first, {:.4} at last", mean(first), mean(last));
+    }
+    Ok(())
+}
