@@ -15,6 +15,7 @@ pub mod count;
 pub mod csa_encoder;
 pub mod dpo_updater;
 pub mod features;
+pub mod feedback_aggregator;
 mod fitting;
 mod graph;
 pub mod group_profile;
@@ -26,6 +27,7 @@ pub mod llm_sampler;
 pub mod lm;
 mod next_clicks;
 pub mod nn;
+pub mod one_group;
 pub mod operator;
 pub mod ordered;
 mod portrait;
@@ -64,10 +66,12 @@ pub fn register(all: &mut impl Register) {
     all.operator::<scorer::Scorer>();
     all.operator::<sft_trainer::SftTrainer>();
     all.operator::<reward_trainer::RewardTrainer>();
+    all.operator::<feedback_aggregator::FeedbackAggregator>();
     all.operator::<preference_pairs::PreferencePairs>();
     all.operator::<dpo_updater::DpoUpdater>();
     all.operator::<llm_generate::LlmGenerate>();
     all.operator::<align::Align>();
+    all.operator::<one_group::OneGroup>();
     all.operator::<hash_group::HashGroup>();
     all.operator::<count::Count>();
 }

@@ -143,6 +143,8 @@ pub(crate) struct Asked {
     pub(crate) recent: Vec<String>,
     pub(crate) allowed: Vec<bool>,
     pub(crate) clicked: Vec<f64>,
+    /// How often each label was shown and not clicked; empty where nobody knows.
+    pub(crate) passed_over: Vec<f64>,
 }
 
 impl Asked {
@@ -152,13 +154,30 @@ impl Asked {
     }
 }
 
-impl NextClicks {
+/// How examples are made of relations.
+pub(crate) trait Examples: Send + Sync {
     /// The examples by prompt: those to train on, and those kept out.
-    pub(crate) fn examples(
+    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError>;
+
+    /// What is said where there is none to train on.
+    fn nothing(&self) -> &'static str;
+
+    /// What training on the examples will take.
+    fn cost(
         &self,
         inputs: &[&dyn Snapshot],
-        prior: &LabelPrior,
-    ) -> Result<[Prompted; 2], KernelError> {
+        read: &[Loaded],
+        training: &Training,
+        model: &Arc<dyn LanguageModel>,
+    ) -> Result<FitCost, CallError> {
+        let [train, _] = self.examples(inputs, present::<LabelPrior>(read.first())?)?;
+        let tokens = train.keys().map(|prompt| Ok(model.price(std::slice::from_ref(prompt))?.prompt_tokens));
+        Ok(training.cost(&tokens.collect::<Result<Vec<u64>, CallError>>()?))
+    }
+}
+
+impl Examples for NextClicks {
+    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
         let [labels, groups, profiles] = [1, 2, 3].map(|at| table(inputs[at]));
         let dims = inputs.get(4).map(|dim| table(*dim));
         let places = prior.labels.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
@@ -177,19 +196,12 @@ impl NextClicks {
         Ok(made)
     }
 
-    /// What training on the examples will take.
-    pub(crate) fn cost(
-        &self,
-        inputs: &[&dyn Snapshot],
-        read: &[Loaded],
-        training: &Training,
-        model: &Arc<dyn LanguageModel>,
-    ) -> Result<FitCost, CallError> {
-        let [train, _] = self.examples(inputs, present::<LabelPrior>(read.first())?)?;
-        let tokens = train.keys().map(|prompt| Ok(model.price(std::slice::from_ref(prompt))?.prompt_tokens));
-        Ok(training.cost(&tokens.collect::<Result<Vec<u64>, CallError>>()?))
+    fn nothing(&self) -> &'static str {
+        "no click could be learnt from; `targets: all` and a larger `last` give more"
     }
+}
 
+impl NextClicks {
     /// Whether a user is kept out: by name, whoever else there is.
     fn kept_out(&self, user: &Row) -> bool {
         let name = blake3::hash(&encode_row(user)).to_hex();
@@ -260,6 +272,7 @@ impl Scene<'_> {
                 recent: recent.iter().filter_map(|name| Some(name.as_text()?.to_string())).collect(),
                 allowed: allowed.clone(),
                 clicked: vec![0.0; allowed.len()],
+                passed_over: vec![],
             };
             into.entry(prompt.clone()).or_insert_with(none).clicked[*label] += count as f64;
         }

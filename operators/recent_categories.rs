@@ -93,6 +93,8 @@ impl Operator for RecentCategories {
         let schema = Schema::new(inputs.inputs[0].schema.key.clone(), [column]);
         // A plain struct of numbers and names always has a JSON form.
         let parameters = serde_json::to_string(self).unwrap_or_default();
+        let time = inputs.inputs[0].schema.columns.first().map(|time| time.ty.to_string());
+        let schema = schema.with_note("recents_time", time.unwrap_or_default());
         Ok(schema.with_note("recents_of", &inputs.inputs[0].name).with_note("recents_by", parameters))
     }
 

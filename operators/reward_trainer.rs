@@ -1,27 +1,36 @@
 //! Training the relevance model: what users click wins against what they might have clicked
-//! (CoEA eq. 12 and 14).
+//! (CoEA eq. 12 and 14), or rates that all of them together gave (Google-v1 4.1).
 //!
 //! All labels are scored in one pass, so the pairwise loss need not draw its negatives: it is the
 //! expectation over them, exactly. They are labels in proportion to their clicks, because a model that
 //! tells clicked labels from any label learns what is popular and nothing else. Where a source knows
-//! what was shown and not clicked, that would be better; MovieLens does not.
+//! what was shown and not clicked, that is better; MovieLens does not. What was shown also has rates,
+//! and a model of them says by itself how good a label is, where pairs only say which one is better.
 
-mod objective;
+mod feedback;
+mod pairwise;
+mod parameters;
+mod pointwise;
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::objective::{Reward, counted};
+use self::{
+    feedback::{PassedOver, Rates},
+    pairwise::{Reward, counted},
+    pointwise::Pointwise,
+};
 use crate::{
     label_policy::fit_prior,
-    next_clicks::{Targets, Which, Wired, wire},
-    operator::{Described, Inputs, Operator, Problems},
+    next_clicks::{Examples, Targets, Which, Wired, wire},
+    operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
+    replay::PromptRecipe,
     schema::Schema,
     served::ModelVersion,
-    sft_trainer::{held_out, min_history},
+    sft_trainer::held_out,
     shape::{CallError, Graph, LeafId, Watch},
     template::Template,
     tuning::{
@@ -32,27 +41,47 @@ use crate::{
     },
 };
 
-/// Trains a relevance model on clicks against labels that are clicked as often elsewhere.
+/// Trains a relevance model on clicks against other labels, or on the rates of what was shown.
 ///
-/// Inputs: the source of events, the category_map whose labels are judged, and the prompt_builder
-/// that serves. The node names the model in `updates`; scorers that ask it then ask the trained one,
-/// whose scores are win rates `against: clicked`. Its rows are the figures of training: by step and
-/// name; `held_out` is the share of pairs of a click and such a label that are ranked rightly.
+/// Inputs: the source of events, the category_map whose labels are judged, the prompt_builder
+/// that serves, and for `objective: pointwise` and `negatives: exposures` a feedback_aggregator. The node
+/// names the model in `updates`; scorers that ask it then ask the trained one.
+///
+/// Its rows are the figures of training: by step and name. `pairwise`: `held_out` is the share of pairs
+/// that are ranked rightly, of a click of users who were kept out and a label it is compared with.
+/// `pointwise`: `held_out` is the mean log-likelihood of the rates after interests that were kept out,
+/// `held_out_most` what is possible at most; `held_out_calibration` how far rates lie from what was said,
+/// by tenths; `held_out_f1` and `held_out_ndcg` compare the order of candidates with that of their
+/// rates. Beside each stand the untuned model's, and what counting makes of it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTrainer {
     /// The relevance template: the scorer's.
     pub template: PathBuf,
-    /// Which clicks are learnt from.
-    #[serde(default = "all")]
-    pub targets: Targets,
-    /// The newest events of each user, which are learnt from. No more than the `exclude_last` of the
-    /// long-term side: groups and profiles must not have seen them.
-    pub last: u64,
-    /// Events a user needs before one that is learnt from.
-    #[serde(default = "min_history")]
-    pub min_history: u64,
-    /// Share of the users who are kept out of training, for the figures `held_out`.
+    /// What it is trained towards.
+    #[serde(default)]
+    pub objective: Aim,
+    /// Pairwise: which clicks are learnt from; all if absent.
+    #[serde(default)]
+    pub targets: Option<Targets>,
+    /// Pairwise, required: the newest events of each user, which are learnt from. No more than the
+    /// `exclude_last` of the long-term side: groups and profiles must not have seen them.
+    #[serde(default)]
+    pub last: Option<u64>,
+    /// Pairwise: events a user needs before one that is learnt from; 2 if absent.
+    #[serde(default)]
+    pub min_history: Option<u64>,
+    /// Pairwise: what a clicked label is compared with; `clicks` if absent.
+    #[serde(default)]
+    pub negatives: Option<Negatives>,
+    /// Pointwise: what a pair of interests and candidate counts; `exposures` if absent.
+    #[serde(default)]
+    pub weights: Option<Weights>,
+    /// Pointwise: how many labels are served, for F1 and NDCG; 5 if absent.
+    #[serde(default)]
+    pub serve: Option<u64>,
+    /// What is kept out of training, for the figures `held_out`: this share of the users, or with
+    /// `pointwise` of the sets of recent interests.
     #[serde(default = "held_out")]
     pub held_out: f64,
     /// How it is trained.
@@ -60,29 +89,105 @@ pub struct RewardTrainer {
     pub training: Training,
 }
 
-fn all() -> Targets {
-    Targets::All
+/// What a relevance model is trained towards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Aim {
+    /// A label that was clicked has a higher reward than others. Scores are win rates.
+    #[default]
+    Pairwise,
+    /// The sigmoid of a label's reward is its rate, `normalised` as the feedback_aggregator says it: scores
+    /// with `normalise: sigmoid` mean something by themselves.
+    Pointwise,
+}
+
+/// What a clicked label is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// Labels in proportion to their clicks.
+    #[default]
+    Clicks,
+    /// Labels that were shown after the same recent interests and not clicked, in proportion; where there
+    /// are none, what was shown after any interests and not clicked.
+    Exposures,
+}
+
+/// What a pair of interests and candidate counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// As many as it was shown: the loss is that of every exposure.
+    #[default]
+    Exposures,
+    /// As much as any other.
+    Even,
+}
+
+/// What was checked: the place of the item in an event, the template and its digest.
+struct Parts {
+    item: usize,
+    template: Template,
+    digest: String,
 }
 
 impl RewardTrainer {
     fn which(&self) -> Which {
         let RewardTrainer { targets, last, min_history, held_out, .. } = *self;
-        Which { targets, last, min_history, masked: false, held_out, seed: self.training.seed }
+        Which {
+            targets: targets.unwrap_or(Targets::All),
+            last: last.unwrap_or(1),
+            min_history: min_history.unwrap_or_else(crate::sft_trainer::min_history),
+            masked: false,
+            held_out,
+            seed: self.training.seed,
+        }
     }
 
-    /// The place of the item in an event, the template and its digest.
-    fn parts(&self, inputs: &Inputs<'_>) -> Result<(usize, Template, String), Vec<crate::operator::Problem>> {
+    fn parts(&self, inputs: &Inputs<'_>) -> Result<Parts, Vec<Problem>> {
         let mut problems = Problems::default();
         self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
-        let item = self.which().check(inputs, &mut problems);
+        self.check_parameters(&mut problems);
+        let first = &inputs.inputs[..inputs.inputs.len().min(3)];
+        let item = self.which().check(&Inputs { inputs: first, ..*inputs }, &mut problems);
+        if self.reads_feedback() {
+            problems.take(inputs.at_most(4));
+            feedback::check(inputs, &mut problems);
+        } else if let Some(extra) = inputs.inputs.get(3) {
+            let remedy = "say `objective: pointwise` or `negatives: exposures`, or remove it";
+            problems.push(Problem::input(3, format!("nothing is learnt from `{}`", extra.name)).help(remedy));
+        }
         let template = problems.take(read_template(inputs, "template", &self.template));
         let digest = inputs.files.borrow().get(&self.template).cloned().unwrap_or_default();
-        problems.finish(item.zip(template).map(|(item, template)| (item, template, digest)))
+        problems.finish(item.zip(template).map(|(item, template)| Parts { item, template, digest }))
+    }
+
+    /// The examples, with the relations they are made of and what else decides them.
+    fn examples(
+        &self,
+        Wired { clicks, mut relations, logic, .. }: Wired,
+        recipe: PromptRecipe,
+        inputs: &Inputs<'_>,
+    ) -> (Box<dyn Examples>, Vec<LeafId>, String) {
+        let feedback = inputs.inputs.get(3).map(|feedback| feedback.leaf);
+        match (self.objective, feedback) {
+            (Aim::Pointwise, feedback) => {
+                let given = [recipe.groups.0, recipe.profiles.0].into_iter().chain(feedback).collect();
+                let weigh = self.weights.unwrap_or_default().of();
+                let (held_out, seed, logic) = (self.held_out, self.training.seed, recipe.logic.clone());
+                (Box::new(Rates { recipe, weigh, held_out, seed }), given, logic)
+            }
+            (Aim::Pairwise, Some(feedback)) => {
+                relations.push(feedback);
+                (Box::new(PassedOver { clicks }), relations, logic)
+            }
+            (Aim::Pairwise, None) => (Box::new(clicks), relations, logic),
+        }
     }
 }
 
 impl Operator for RewardTrainer {
-    fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<crate::operator::Problem>> {
+    fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.parts(inputs)?;
         Ok(figures_schema())
     }
@@ -92,32 +197,43 @@ impl Operator for RewardTrainer {
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
-        let (Ok((item, template, digest)), Ok(model)) = (self.parts(inputs), inputs.updated()) else {
+        let (Ok(Parts { item, template, digest }), Ok(model)) = (self.parts(inputs), inputs.updated()) else {
             unreachable!("checked by output")
         };
-        let neutral = render(&template, "", "", &[]).unwrap_or_default();
-        let with = |recipe: &mut crate::replay::PromptRecipe| {
-            recipe.template = template;
-            recipe.logic = digest;
+        let Some(mut recipe) = graph.recipe_of(&inputs.inputs[2].name).cloned() else {
+            unreachable!("the third input is a prompt_builder")
         };
-        let given = [0, 1, 2].map(|at| &inputs.inputs[at]);
-        let Wired { clicks, labels, relations, logic } = wire(self.which(), item, given, graph, with);
-        let prior = fit_prior(graph, labels, model.clone(), neutral);
+        let neutral = render(&template, "", "", &[]).unwrap_or_default();
+        (recipe.template, recipe.logic) = (template, digest);
+        let own = recipe.clone();
+        let wired =
+            wire(self.which(), item, [0, 1, 2].map(|at| &inputs.inputs[at]), graph, |recipe| *recipe = own);
+        let prior = fit_prior(graph, wired.labels, model.clone(), neutral);
+        let (examples, relations, logic) = self.examples(wired, recipe, inputs);
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let logic = format!("reward_trainer/1 {} {parameters} {logic}", model.digest());
+        let logic = format!("reward_trainer/2 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
-        let job = Job { operator: RewardTrainer::NAME, clicks, model, training };
+        let job = Job { operator: RewardTrainer::NAME, examples, model, training };
+        let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
         let first = inputs.updates.and_then(|model| model.version);
-        job.build(graph, &relations, prior, logic, first, train)
+        match self.objective {
+            Aim::Pairwise => job.build(graph, &relations, prior, logic, first, pairs),
+            Aim::Pointwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
+                rates(served, given, watch)
+            }),
+        }
     }
 }
+
+/// Labels that are served, unless it is said otherwise: as many as a sink serves.
+const SERVED: u64 = 5;
 
 impl Described for RewardTrainer {
     const NAME: &'static str = "reward_trainer";
     const EXAMPLE: &'static str = include_str!("examples/reward_trainer.yaml");
 }
 
-fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, examples: [train, held] } = given;
     let counted = counted(&prior.shares(), &train, &held);
     let [train, held] = [train, held].map(|examples| Reward::new(trie, prior, examples));
@@ -125,6 +241,19 @@ fn train(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallEr
         let of = |values| held.ranked(trainer, values);
         let mut judged = known(&[("held_out_untuned", of(before)?), ("held_out", of(after)?)]);
         judged.extend(known(&counted));
+        Ok(judged)
+    };
+    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
+}
+
+fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+    let Given { making, prior, trie, examples } = given;
+    let [train, held] = examples.each_ref().map(|examples| Pointwise::new(trie, prior, examples));
+    let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
+        let mut judged = held.figures("_counted", serve, &held.counted(&train));
+        judged.extend(held.figures("_untuned", serve, &held.judged(trainer, before)?));
+        judged.extend(held.figures("", serve, &held.judged(trainer, after)?));
+        judged.extend(known(&[("held_out_most", held.most())]));
         Ok(judged)
     };
     making.version(&train, Start::default(), (&judge, &Gate::default()), watch)

@@ -24,9 +24,10 @@ use crate::{
     served::Served,
     shape::{Fitted, Graph, KernelError, LeafId},
     template::Template,
+    tuning::loss::sigmoid,
 };
 
-/// Scores candidates by the relevance model; a score is an expected win rate from 0 to 1.
+/// Scores candidates by the relevance model; a score is from 0 to 1, an expected win rate by default.
 ///
 /// Inputs: candidates by key, and the prompts whose keys they have.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +38,40 @@ pub struct Scorer {
     /// What a candidate's win rate is over.
     #[serde(default)]
     pub against: Against,
+    /// What a score says.
+    #[serde(default)]
+    pub normalise: Normalise,
+}
+
+/// What a score says, from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalise {
+    /// How often the candidate wins against whom it is compared with: what `objective: pairwise` trains.
+    #[default]
+    WinRate,
+    /// How far its reward is above the mean reward of whom it is compared with, through a sigmoid: above
+    /// 0.5 is better than the mean.
+    Centred,
+    /// The sigmoid of its reward, compared with nobody: the rate itself, if the model was trained with
+    /// `objective: pointwise`, and no more than an order of candidates otherwise.
+    Sigmoid,
+}
+
+impl Normalise {
+    /// The score of each label, of which each is compared with the others in proportion to their shares.
+    fn of(self, rewards: &[f32], shares: &[f64]) -> Vec<f64> {
+        let shifted = |by: f64| rewards.iter().map(|reward| sigmoid(f64::from(*reward) - by)).collect();
+        match self {
+            Normalise::WinRate => win_rates(rewards, shares),
+            Normalise::Centred => {
+                let sum: f64 = rewards.iter().zip(shares).map(|(r, share)| share * f64::from(*r)).sum();
+                let all: f64 = shares.iter().sum();
+                shifted(if all > 0.0 { sum / all } else { 0.0 })
+            }
+            Normalise::Sigmoid => shifted(0.0),
+        }
+    }
 }
 
 /// Whom candidates are compared with.
@@ -69,6 +104,10 @@ impl Scorer {
         let mut problems = Problems::default();
         problems.take(inputs.at_most(2));
         problems.take(inputs.language_model());
+        problems.require(self.normalise != Normalise::Sigmoid || self.against != Against::Clicked, || {
+            Problem::with("against", "with `normalise: sigmoid` a candidate is compared with nobody")
+                .help("remove it, or say `normalise: win_rate` or `centred`")
+        });
         let template = problems.take(read_template(inputs, "template", &self.template));
         let novel = problems.take(inputs.relation(0, "candidates by key"));
         let prompt = problems.take(inputs.relation(1, "prompts"));
@@ -147,7 +186,9 @@ impl Operator for Scorer {
             Against::Labels | Against::Clicked => {
                 self.against_labels(parts, graph, [novel, prompts], labels, prior, &model)
             }
-            Against::Candidates => against_candidates(parts, graph, [novel, prompts], prior, &model),
+            Against::Candidates => {
+                against_candidates(parts, self.normalise, graph, [novel, prompts], prior, &model)
+            }
         }
     }
 }
@@ -183,11 +224,12 @@ impl Scorer {
             &model.artifacts(&[labels.leaf()]),
             ScoreLabels(model.clone()),
         );
-        let clicked = self.against == Against::Clicked;
+        let (clicked, normalise) = (self.against == Against::Clicked, self.normalise);
         // By key, every label with its rate: what pairs are made of.
         let rates = graph.map_with("rates", answers, prior, move |prior, key, row, out| {
             let scores = prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?);
-            let rates = win_rates(&scores, &if clicked { prior.shares() } else { even(scores.len()) });
+            let shares = if clicked { prior.shares() } else { even(scores.len()) };
+            let rates = normalise.of(&scores, &shares);
             let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
             out.push((key.clone(), Row::from([Value::list(cells)])));
             Ok(())
@@ -203,6 +245,7 @@ impl Scorer {
 
 fn against_candidates(
     parts: Parts,
+    normalise: Normalise,
     graph: &mut Graph,
     [novel, prompts]: [LeafId; 2],
     prior: Fitted<LabelPrior>,
@@ -233,7 +276,7 @@ fn against_candidates(
         let scores: Vec<(Value, f32)> =
             answer[0].as_list().unwrap_or_default().iter().filter_map(score).collect();
         let rates =
-            win_rates(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>(), &even(scores.len()));
+            normalise.of(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>(), &even(scores.len()));
         let rates: Vec<Value> =
             scores.into_iter().zip(rates).map(|((name, _), rate)| scored(name, rate)).collect();
         let scored = rate(novel[candidates].as_list().unwrap_or_default(), &rates);
@@ -249,6 +292,18 @@ impl Described for Scorer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scores_say_what_was_asked() {
+        let rewards = [0.5f32, -1.0, 2.0];
+        let close = |found: Vec<f64>, expected: [f64; 3]| {
+            found.iter().zip(expected).for_each(|(found, expected)| assert!((found - expected).abs() < 1e-6));
+        };
+        close(Normalise::WinRate.of(&rewards, &even(3)), [0.5, 0.114_926, 0.885_074]);
+        close(Normalise::Centred.of(&rewards, &even(3)), [0.5, 0.182_426, 0.817_574]);
+        close(Normalise::Centred.of(&rewards, &[0.5, 0.5, 0.0]), [0.679_179, 0.320_821, 0.904_651]);
+        close(Normalise::Sigmoid.of(&rewards, &even(3)), [0.622_459, 0.268_941, 0.880_797]);
+    }
 
     #[test]
     fn candidates_keep_their_order_and_take_their_rates() {

@@ -113,7 +113,7 @@ impl Operator for SftTrainer {
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
-        let job = Job { operator: SftTrainer::NAME, clicks, model, training };
+        let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
         let temperature = self.temperature;
         let first = inputs.updates.and_then(|model| model.version);
         job.build(graph, &relations, prior, logic, first, move |given, watch| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{PreferencePairs, Weigh};
 use crate::{
     label_policy::{LabelPrior, allowed},
-    next_clicks::NextClicks,
+    next_clicks::{Examples, NextClicks},
     ordered::encode_row,
     replay::table,
     row::{Row, Value},

@@ -17,7 +17,7 @@ use crate::{
     label_policy::LabelPrior,
     language_model::LanguageModel,
     lm::{LabelTrie, LmError, LocalModel, Lora},
-    next_clicks::{NextClicks, Prompted},
+    next_clicks::{Examples, Prompted},
     row::{Row, Value},
     schema::{Column, Schema, Type},
     served::{ModelVersion, VERSION},
@@ -28,7 +28,7 @@ use crate::{
 pub(crate) struct Job {
     /// The operator.
     pub(crate) operator: &'static str,
-    pub(crate) clicks: NextClicks,
+    pub(crate) examples: Box<dyn Examples>,
     pub(crate) model: Arc<dyn LanguageModel>,
     pub(crate) training: Training,
 }
@@ -62,7 +62,7 @@ impl Job {
             job.train(inputs, read, &train, watch)
         });
         graph.priced(fitted, move |inputs, read| {
-            priced.clicks.cost(inputs, read, &priced.training, &priced.model)
+            priced.examples.cost(inputs, read, &priced.training, &priced.model)
         });
         if let Some(first) = first {
             graph.between(fitted, first);
@@ -82,9 +82,9 @@ impl Job {
         let prior = present::<LabelPrior>(read.first())?;
         let network = self.model.network()?;
         let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
-        let examples = self.clicks.examples(inputs, prior)?;
+        let examples = self.examples.examples(inputs, prior)?;
         if examples[0].is_empty() {
-            return Err("no click could be learnt from; `targets: all` and a larger `last` give more".into());
+            return Err(self.examples.nothing().into());
         }
         let (operator, model, training) = (self.operator, &self.model, &self.training);
         let making = Making { operator, model, network: &network, training };

@@ -15,8 +15,8 @@ use crate::{
 pub(super) struct Reward<'a> {
     trie: &'a LabelTrie,
     prior: Vec<f64>,
-    /// How often each label is the other one.
-    shares: Vec<f64>,
+    /// Of each example how often each label is the other one.
+    others: Vec<Vec<f64>>,
     examples: Vec<(String, f64)>,
     /// Of each example the share of each label among its clicks.
     clicked: Vec<Vec<f64>>,
@@ -27,12 +27,15 @@ impl<'a> Reward<'a> {
         let mut reward = Self {
             trie,
             prior: prior.prior.iter().map(|prior| f64::from(*prior)).collect(),
-            shares: prior.shares(),
+            others: Vec::new(),
             examples: Vec::new(),
             clicked: Vec::new(),
         };
-        for (prompt, Asked { clicked, .. }) in examples {
+        let shares = prior.shares();
+        for (prompt, asked) in examples {
+            let Asked { clicked, .. } = &asked;
             let clicks: f64 = clicked.iter().sum();
+            reward.others.push(others(&asked, &shares).to_vec());
             reward.examples.push((prompt, clicks));
             reward.clicked.push(clicked.iter().map(|n| n / clicks).collect());
         }
@@ -47,12 +50,18 @@ impl<'a> Reward<'a> {
     pub(super) fn ranked(&self, trainer: &Trainer<'_>, values: &[f32]) -> Result<Option<f64>, LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
         let scores = trainer.scores(values, &prompts)?;
-        let each = scores.iter().zip(&self.clicked).zip(&self.examples);
-        let each = each.map(|((scores, clicked), (_, weight))| {
-            (*weight, right(&self.rewards(scores), clicked, &self.shares))
+        let each = scores.iter().zip(&self.clicked).zip(&self.others).zip(&self.examples);
+        let each = each.map(|(((scores, clicked), others), (_, weight))| {
+            (*weight, right(&self.rewards(scores), clicked, others))
         });
         Ok(mean(each))
     }
+}
+
+/// How often each label is the one that a click is compared with: what was passed over, where that is
+/// known, else `shares`.
+fn others<'a>(asked: &'a Asked, shares: &'a [f64]) -> &'a [f64] {
+    if asked.passed_over.is_empty() { shares } else { &asked.passed_over }
 }
 
 /// A weighted mean; nothing of nothing.
@@ -62,7 +71,8 @@ fn mean(each: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     (weight > 0.0).then(|| sum / weight)
 }
 
-/// Pairs of a clicked label and another one: their places, and how much each counts; 1 in all.
+/// Pairs of a clicked label and another one: their places, and how much each counts; 1 in all, unless a
+/// label has no other.
 fn pairs<'a>(clicked: &'a [f64], shares: &'a [f64]) -> impl Iterator<Item = (usize, usize, f64)> + 'a {
     let clicked = clicked.iter().enumerate().filter(|(_, share)| **share > 0.0);
     clicked.flat_map(move |(label, weight)| {
@@ -84,16 +94,17 @@ fn right(values: &[f64], clicked: &[f64], shares: &[f64]) -> f64 {
 
 /// What counting makes of users who were kept out.
 pub(super) fn counted(shares: &[f64], train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 3] {
-    let [train, held] = [train, held].map(|of| of.values().map(Asked::click).collect::<Vec<Click<'_>>>());
+    let clicks: Vec<Click<'_>> = train.values().map(Asked::click).collect();
     let of = |value: &dyn Fn(&Click<'_>) -> Vec<f64>| {
-        mean(held.iter().map(|click| {
+        mean(held.values().map(|asked| {
+            let click = asked.click();
             let clicks: f64 = click.clicked.iter().sum();
             let clicked: Vec<f64> = click.clicked.iter().map(|n| n / clicks).collect();
-            (clicks, right(&value(click), &clicked, shares))
+            (clicks, right(&value(&click), &clicked, others(asked, shares)))
         }))
     };
     let by = |kind: Kind| {
-        let fitted = Baseline::fit(kind, &train);
+        let fitted = Baseline::fit(kind, &clicks);
         of(&|click| fitted.chances(click))
     };
     [
@@ -120,13 +131,13 @@ impl Objective for Reward<'_> {
         let rewards = self.rewards(scores);
         let clicked = &self.clicked[example];
         let mut loss = Loss { value: 0.0, gradient: vec![0.0; rewards.len()] };
-        for (label, other, weight) in pairs(clicked, &self.shares) {
+        for (label, other, weight) in pairs(clicked, &self.others[example]) {
             let pair = reward_pair(rewards[label], rewards[other]);
             loss.value += weight * pair.value;
             loss.gradient[label] += weight * pair.chosen;
             loss.gradient[other] += weight * pair.rejected;
         }
-        told.tell("ranked", right(&rewards, clicked, &self.shares));
+        told.tell("ranked", right(&rewards, clicked, &self.others[example]));
         loss
     }
 }
@@ -154,6 +165,7 @@ mod tests {
             recent: vec![],
             allowed: vec![true; 3],
             clicked: vec![3.0, 0.0, 1.0],
+            passed_over: vec![],
         };
         let reward = Reward::new(&trie, &prior([5, 3, 2]), Prompted::from([("p".to_string(), asked)]));
         assert_eq!(reward.examples(), [("p".to_string(), 4.0)]);
@@ -163,6 +175,27 @@ mod tests {
         told.weigh(1.0);
         let far = reward.loss(0, &[50.0, -50.0, 49.0], &mut told);
         assert!(far.value < 1.0 && told.mean("ranked").unwrap() > 0.8, "{far:?}");
+    }
+
+    #[test]
+    fn a_click_is_compared_with_what_was_passed_over_where_that_is_known() {
+        let trie = LabelTrie::from_paths(vec![vec![1], vec![2], vec![3]], 9).unwrap();
+        let asked = Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true; 3],
+            clicked: vec![2.0, 0.0, 0.0],
+            passed_over: vec![9.0, 4.0, 0.0],
+        };
+        let examples = Prompted::from([("p".to_string(), asked)]);
+        let counted = counted(&[0.1, 0.2, 0.7], &examples, &examples);
+        assert_eq!(counted[0], ("held_out_popularity", Some(0.0)), "the second is more popular");
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), examples);
+        slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
+        let loss = reward.loss(0, &[-1.5, -0.3, -2.0], &mut Told::default());
+        assert!(loss.gradient[2] == 0.0 && loss.gradient[1] > 0.0, "{loss:?}");
+        // Rewards are −0.5 and 1.7; a label is not compared with itself.
+        assert!((loss.value - reward_pair(-0.5, 1.7).value).abs() < 1e-12);
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! What the parameters of a relevance trainer mean together.
+//!
+//! Decision: a parameter that the objective does not read is a mistake, not a default. Somebody who
+//! writes `last` beside `pointwise` expects clicks to be learnt from, and none are.
+
+use super::{Aim, Negatives, RewardTrainer, Weights};
+use crate::{
+    next_clicks::Targets,
+    operator::{Problem, Problems},
+};
+
+impl RewardTrainer {
+    /// Whether there is a fourth input to learn from.
+    pub(super) fn reads_feedback(&self) -> bool {
+        self.objective == Aim::Pointwise || self.negatives == Some(Negatives::Exposures)
+    }
+
+    /// Notes parameters that are missing, and those that nothing reads.
+    pub(super) fn check_parameters(&self, problems: &mut Problems) {
+        let pairs = [
+            ("targets", self.targets.is_some()),
+            ("last", self.last.is_some()),
+            ("min_history", self.min_history.is_some()),
+            ("negatives", self.negatives.is_some()),
+        ];
+        let points = [("weights", self.weights.is_some()), ("serve", self.serve.is_some())];
+        let (given, other): (&[(&str, bool)], _) = match self.objective {
+            Aim::Pairwise => (&points, "pointwise"),
+            Aim::Pointwise => (&pairs, "pairwise"),
+        };
+        for (name, _) in given.iter().filter(|(_, given)| *given) {
+            problems.push(
+                Problem::with(name, format!("only `objective: {other}` reads this"))
+                    .help(format!("say `objective: {other}`, or remove it")),
+            );
+        }
+        problems.require(self.objective == Aim::Pointwise || self.last.is_some(), || {
+            Problem::with("last", "is missing: how many of each user's newest events are learnt from")
+                .help("no more than the `exclude_last` of the long-term side")
+        });
+        problems.require(self.serve != Some(0), || Problem::with("serve", "must be at least 1"));
+        let novel = self.targets == Some(Targets::Novel) && self.negatives == Some(Negatives::Exposures);
+        problems.require(!novel, || {
+            Problem::with("negatives", "exposures are of labels a user has met as well as of novel ones")
+                .help("say `targets: all`, or leave `negatives` out")
+        });
+    }
+}
+
+impl Weights {
+    /// What so many exposures count.
+    pub(super) fn of(self) -> fn(f64) -> f64 {
+        match self {
+            Weights::Exposures => |exposures| exposures,
+            Weights::Even => |_| 1.0,
+        }
+    }
+}
