@@ -29,7 +29,7 @@ use crate::{
     price::Price,
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, Spec},
+    spec::{Named, NodeSpec, Spec, When},
 };
 
 /// Lowers a pipeline.
@@ -157,7 +157,7 @@ impl Lowering<'_> {
         let updated = ("updates", operator.updated_kinds());
         self.fitting_model(op, named.spec.updates.as_ref(), updates.as_ref(), updated);
         self.only_updater(named);
-        self.policies(&named.spec, operator.between_epochs());
+        self.policies(&named.spec, operator.as_ref());
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
             node: &named.name,
@@ -178,6 +178,10 @@ impl Lowering<'_> {
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
         self.useless_policies(&named.spec, first_leaf);
+        let cycle = named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle);
+        if cycle && operator.refits() {
+            self.graph.every_cycle(first_leaf);
+        }
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);

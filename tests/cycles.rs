@@ -357,5 +357,5 @@ fn what_cannot_be_cycled_is_told_where_it_stands() {
     let text = pipeline("").replace(label, &format!("{label}, refit: {{ when: cycle }}"));
     std::fs::write(bench.path("pipeline.yaml"), text).unwrap();
     let wrong = bench.with_models(&RealModels::default()).err().unwrap();
-    assert!(wrong.contains("only what makes versions of a language model"), "{wrong}");
+    assert!(wrong.contains("category_map cannot be fitted anew in cycles"), "{wrong}");
 }

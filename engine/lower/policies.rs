@@ -2,7 +2,10 @@
 //!
 //! Both are refused, because a policy that is silently ignored is believed in.
 
-use coea_operators::shape::{LeafId, Shape};
+use coea_operators::{
+    operator::Operator,
+    shape::{LeafId, Shape},
+};
 
 use super::Lowering;
 use crate::spec::{NodeSpec, When};
@@ -20,7 +23,8 @@ impl Lowering<'_> {
 
     /// What the format knows and this engine does not do yet is refused, never ignored; and so is a policy
     /// that says something else than what happens.
-    pub(super) fn policies(&mut self, node: &NodeSpec, between: bool) {
+    pub(super) fn policies(&mut self, node: &NodeSpec, operator: &dyn Operator) {
+        let between = operator.between_epochs();
         let op = &node.op;
         let help = Some("write `refit: { when: cycle }`, and `run --cycles N`".to_string());
         match &node.refit {
@@ -32,8 +36,10 @@ impl Lowering<'_> {
                 let help = Some("write `refit: { when: once }` or `refit: { when: cycle }`".to_string());
                 self.error(&refit.span, "this refit policy is not built yet", help);
             }
-            Some(refit) if refit.when == When::Cycle && !between && node.updates.is_none() => {
-                let message = "only what makes versions of a language model is fitted anew in cycles";
+            Some(refit)
+                if refit.when == When::Cycle && !between && node.updates.is_none() && !operator.refits() =>
+            {
+                let message = format!("{} cannot be fitted anew in cycles", op.value);
                 self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
             }
             _ => {}
