@@ -30,14 +30,14 @@ use crate::{
     replay::PromptRecipe,
     schema::Schema,
     served::ModelVersion,
-    sft_trainer::held_out,
+    sft_trainer::{held_out, is_not},
     shape::{CallError, Graph, LeafId, Watch},
     template::Template,
     tuning::{
         gate::Gate,
         trainer::Trainer,
         training::Training,
-        version::{Given, Job, Start, figures_schema, known},
+        version::{Given, Job, figures_schema, known},
     },
 };
 
@@ -84,6 +84,9 @@ pub struct RewardTrainer {
     /// `pointwise` of the sets of recent interests.
     #[serde(default = "held_out")]
     pub held_out: f64,
+    /// Whether training goes on from the version in use, instead of from the model as it is; in cycles only.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub continues: bool,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
@@ -148,6 +151,10 @@ impl RewardTrainer {
         let mut problems = Problems::default();
         self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
         self.check_parameters(&mut problems);
+        problems
+            .require(!self.continues || inputs.updates.is_some_and(|model| model.version.is_some()), || {
+                Problem::with("continues", "goes with `refit: { when: cycle }` only")
+            });
         let first = &inputs.inputs[..inputs.inputs.len().min(3)];
         let item = self.which().check(&Inputs { inputs: first, ..*inputs }, &mut problems);
         if self.reads_feedback() {
@@ -215,7 +222,7 @@ impl Operator for RewardTrainer {
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: RewardTrainer::NAME, examples, model, training };
         let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
-        let first = inputs.updates.and_then(|model| model.version);
+        let first = (inputs.updates.and_then(|model| model.version), self.continues);
         match self.objective {
             Aim::Pairwise => job.build(graph, &relations, prior, logic, first, pairs),
             Aim::Pointwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
@@ -234,7 +241,7 @@ impl Described for RewardTrainer {
 }
 
 fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, examples: [train, held] } = given;
+    let Given { making, prior, trie, start, examples: [train, held] } = given;
     let counted = counted(&prior.shares(), &train, &held);
     let [train, held] = [train, held].map(|examples| Reward::new(trie, prior, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
@@ -243,11 +250,11 @@ fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallEr
         judged.extend(known(&counted));
         Ok(judged)
     };
-    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
+    making.version(&train, start, (&judge, &Gate::default()), watch)
 }
 
 fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, examples } = given;
+    let Given { making, prior, trie, start, examples } = given;
     let [train, held] = examples.each_ref().map(|examples| Pointwise::new(trie, prior, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
         let mut judged = held.figures("_counted", serve, &held.counted(&train));
@@ -256,5 +263,5 @@ fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelV
         judged.extend(known(&[("held_out_most", held.most())]));
         Ok(judged)
     };
-    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
+    making.version(&train, start, (&judge, &Gate::default()), watch)
 }

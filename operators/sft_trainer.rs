@@ -25,7 +25,7 @@ use crate::{
         gate::Gate,
         trainer::Trainer,
         training::Training,
-        version::{Given, Job, Start, figures_schema, known},
+        version::{Given, Job, figures_schema, known},
     },
 };
 
@@ -56,9 +56,18 @@ pub struct SftTrainer {
     /// How often labels are drawn where a prompt says nothing: as in the sampler that serves.
     #[serde(default)]
     pub prior: Before,
+    /// Whether training goes on from the version in use, instead of from the model as it is; in cycles only.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub continues: bool,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
+}
+
+/// Whether a flag is not set, so that it need not be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+pub(crate) fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 pub(crate) fn one() -> f64 {
@@ -86,6 +95,10 @@ impl SftTrainer {
         problems.require(self.temperature > 0.0 && self.temperature.is_finite(), || {
             Problem::with("temperature", "must be a positive number")
         });
+        problems
+            .require(!self.continues || inputs.updates.is_some_and(|model| model.version.is_some()), || {
+                Problem::with("continues", "goes with `refit: { when: cycle }` only")
+            });
         let item = self.which().check(inputs, &mut problems);
         problems.finish(item)
     }
@@ -116,7 +129,7 @@ impl Operator for SftTrainer {
         let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
         let temperature = self.temperature;
         let first = inputs.updates.and_then(|model| model.version);
-        job.build(graph, &relations, prior, logic, first, move |given, watch| {
+        job.build(graph, &relations, prior, logic, (first, self.continues), move |given, watch| {
             train(given, temperature, watch)
         })
     }
@@ -135,7 +148,7 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
 }
 
 fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, examples: [train, held] } = given;
+    let Given { making, prior, trie, start, examples: [train, held] } = given;
     let counted = counted(&train, &held);
     let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
@@ -144,5 +157,5 @@ fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<Mo
         judged.extend(known(&counted));
         Ok(judged)
     };
-    making.version(&train, Start::default(), (&judge, &Gate::default()), watch)
+    making.version(&train, start, (&judge, &Gate::default()), watch)
 }

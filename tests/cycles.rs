@@ -5,7 +5,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use coea_engine::{
     models::RealModels,
@@ -175,6 +180,34 @@ fn a_cycle_that_a_budget_cuts_off_is_ended_by_the_next_run() {
 }
 
 #[test]
+fn training_that_is_killed_goes_on_where_it_was() {
+    let long = taught("").replace("epochs: 3", "epochs: 9999, max_steps: 2000");
+    let [whole, killed] = [(); 2].map(|()| bench(&long).unwrap());
+    let run = |bench: &Bench| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_coea-engine"));
+        run.args(["run", "pipeline.yaml", "--state", "s", "--cycles", "1", "--format", "json"]);
+        run.current_dir(bench.path("")).stdout(Stdio::null()).stderr(Stdio::null());
+        run.spawn().unwrap()
+    };
+    assert!(run(&whole).wait().unwrap().success());
+    let mut child = run(&killed);
+    let kept = || killed.state("s").and_then(|state| state.memo.checkpoints()).unwrap_or_default();
+    while kept() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(kept(), 1, "it was killed in the middle");
+    assert!(rows(&killed, "cycles").is_empty());
+    assert!(run(&killed).wait().unwrap().success());
+    assert_eq!((kept(), version(&killed)), (0, version(&whole)));
+    for table in ["training", "cycles", "aligned"] {
+        assert_eq!(rows(&killed, table), rows(&whole, table));
+    }
+}
+
+#[test]
 fn what_a_gate_refuses_changes_nothing() {
     let bench = bench(&taught("gate: { kl: { most: 0.000001 }, entropy: { least: 0.1 } },")).unwrap();
     bench.epoch("s", cycling()).unwrap();
@@ -242,6 +275,28 @@ fn a_relevance_model_is_made_anew_before_its_verdicts_are_learnt_from() {
     assert_eq!(moved.epochs.len(), 2, "the relevance model is asked before pairs are made");
     assert_ne!(manifest(&bench).artifacts["judged/version"].digest, relevance);
     check(&bench);
+}
+
+#[test]
+fn a_trainer_in_cycles_begins_anew_or_goes_on() {
+    let judged = |more: &str| {
+        format!(
+            "  judged: {{ op: reward_trainer, in: [events, label, prompt], updates: relevance, refit: {{ when: cycle }}, with: {{ template: relevance.jinja, last: 2, {more} training: {TRAINING} }} }}\n"
+        )
+    };
+    let losses = |more: &str| {
+        let bench = bench(&judged(more)).unwrap();
+        let done = cycles(&bench, "s", 2);
+        check(&bench);
+        [0, 1].map(|at| (done[at].made[0].outcome.clone(), figures(&done[at])["loss"]))
+    };
+    let [first, again] = losses("");
+    assert_eq!((first.0, again.0, first.1), (Outcome::Used, Outcome::Same, again.1));
+    let [first, on] = losses("continues: true,");
+    assert_eq!((first.0, on.0), (Outcome::Used, Outcome::Used));
+    assert!(on.1 < first.1, "{} {}", on.1, first.1);
+    let wrong = bench(&judged("continues: true,").replace("refit: { when: cycle },", "")).err().unwrap();
+    assert!(wrong.contains("goes with `refit: { when: cycle }` only"), "{wrong}");
 }
 
 #[test]
@@ -344,6 +399,7 @@ fn what_cannot_be_cycled_is_told_where_it_stands() {
     assert!(refused(&taught("loss: ipo, label_smoothing: 0.1,")).contains("goes with `loss: dpo` only"));
     assert!(refused(&taught("gate: { kll: { most: 1 } },")).contains("there is no figure `kll`"));
     assert!(refused(&taught("beta: 0,")).contains("must be a positive number"));
+    assert!(refused(&taught("").replace("rank: 2", "device: cuda")).contains("computes on the processor"));
     let other = taught("").replace("updates: novelty", "updates: relevance");
     assert!(refused(&other).contains("makes no versions of `relevance`, a reward_model"));
     assert!(refused(&taught("").replace("[scored, events]", "[novel, events]")).contains("scored"));

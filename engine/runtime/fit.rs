@@ -24,8 +24,9 @@ impl Snapshot for Rows {
     }
 }
 
-/// How long a fit works at most for something that a kill would lose.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a fit works at most for something that a kill would lose: a tenth of what it has worked so
+/// far, but not less than the first, so that little is written, and not more than the second.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 /// A fit under way, as the driver sees it.
 struct Watched<'a> {
@@ -34,6 +35,8 @@ struct Watched<'a> {
     /// Where it is kept; nothing in a plan.
     memo: Option<&'a Memo>,
     identity: &'a [u8; 32],
+    began: Instant,
+    /// When it was kept last.
     since: Instant,
 }
 
@@ -47,7 +50,8 @@ impl Watch for Watched<'_> {
     }
 
     fn keep(&mut self, state: &dyn Fn() -> Vec<u8>) -> Result<(), CallError> {
-        let Some(memo) = self.memo.filter(|_| self.since.elapsed() >= PATIENCE) else { return Ok(()) };
+        let patience = (self.began.elapsed() / 10).clamp(PATIENCE[0], PATIENCE[1]);
+        let Some(memo) = self.memo.filter(|_| self.since.elapsed() >= patience) else { return Ok(()) };
         memo.keep_checkpoint(self.identity, &state()).map_err(unkept)?;
         self.since = Instant::now();
         Ok(())
@@ -122,7 +126,7 @@ impl Driver<'_> {
                 };
                 let (listener, identity, now) = (self.listener, &identity, Instant::now());
                 let memo = (!self.options.dry).then_some(&self.state.memo);
-                let mut watched = Watched { listener, what: &what, memo, identity, since: now };
+                let mut watched = Watched { listener, what: &what, memo, identity, began: now, since: now };
                 let bytes =
                     kernel(&views, &loaded, &mut watched).map_err(|error| RunError::call(node, error))?;
                 if price.is_some() {

@@ -24,13 +24,17 @@ impl Memo {
     /// # Errors
     /// If the database cannot be read.
     pub fn fits(&self) -> Result<u64, StateError> {
+        self.count(FITS)
+    }
+
+    fn count(&self, table: &'static str) -> Result<u64, StateError> {
         let Some(store) = &self.0 else { return Ok(0) };
-        let mut fits = 0;
-        store.snapshot()?.layered(FITS).scan(&[], &mut |_, _| {
-            fits += 1;
+        let mut entries = 0;
+        store.snapshot()?.layered(table).scan(&[], &mut |_, _| {
+            entries += 1;
             Ok(true)
         })?;
-        Ok(fits)
+        Ok(entries)
     }
 
     /// Makes a finished fit durable and gives the artifact's digest.
@@ -52,6 +56,14 @@ impl Memo {
     /// If the database cannot be read.
     pub fn checkpoint(&self, identity: &[u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
         self.get(CHECKPOINTS, identity)
+    }
+
+    /// How many fits stand where they were stopped.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn checkpoints(&self) -> Result<u64, StateError> {
+        self.count(CHECKPOINTS)
     }
 
     /// Keeps where a fit stands until it is finished, in place of where it stood before.
@@ -109,7 +121,7 @@ mod tests {
     fn a_fit_that_stopped_stands_where_it_was_kept_until_it_is_finished() {
         let dir = tempfile::tempdir().unwrap();
         let memo = Memo::open(dir.path()).unwrap();
-        assert_eq!(memo.checkpoint(&[7; 32]).unwrap(), None);
+        assert_eq!((memo.checkpoint(&[7; 32]).unwrap(), memo.checkpoints().unwrap()), (None, 0));
         memo.keep_checkpoint(&[7; 32], b"half").unwrap();
         memo.keep_checkpoint(&[7; 32], b"most").unwrap();
         assert_eq!(memo.checkpoint(&[7; 32]).unwrap().as_deref(), Some(&b"most"[..]));

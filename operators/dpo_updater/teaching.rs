@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     chat::spoken,
-    lm::{LabelTrie, LmError, LocalModel, LoraSettings, Tuner},
+    lm::{LabelTrie, LmError, LocalModel, Tuner},
     nn::random::Stream,
     ordered::encode_row,
     preference_pairs::{Pairs, Preference},
@@ -14,7 +14,7 @@ use crate::{
     shape::{CallError, Loaded, Watch, present},
     tuning::{
         trainer::{Trainer, scores},
-        version::{Making, Start},
+        version::Making,
     },
 };
 
@@ -60,20 +60,9 @@ impl DpoUpdater {
             let [before, after] = [trainer.scores(before, &prompts)?, trainer.scores(after, &prompts)?];
             Ok(Judged { by: &judged, before: &before, after: &after }.figures())
         };
-        let values = used.adapter().map(|adapter| making.network.adapter_values(adapter)).transpose();
-        let values = values.map_err(failed)?;
-        let same = used.adapter().is_none_or(|adapter| same_size(adapter.settings(), self.training.lora()));
-        if !same {
-            return Err("the version in use has adapters of another size than `training`".into());
-        }
-        let start = Start { values, parent: Some(used.digest()) };
+        let start = making.start(used)?;
         making.version(&objective, start, (&judge, &self.gate), watch)
     }
-}
-
-/// Whether the numbers of one adapter mean the same in another.
-fn same_size(a: LoraSettings, b: LoraSettings) -> bool {
-    (a.rank, a.alpha, a.top) == (b.rank, b.alpha, b.top)
 }
 
 /// The version that cycles began with.

@@ -8,7 +8,7 @@ use std::{cell::RefCell, path::PathBuf};
 use super::{
     loss::{Loss, cross_entropy, log_softmax},
     trainer::{Objective, Told, Trainer},
-    training::Training,
+    training::{Device, Training},
 };
 use crate::{
     lm::{LabelTrie, LocalModel},
@@ -72,6 +72,7 @@ fn prompts(count: usize) -> Vec<(String, f64)> {
 }
 
 const FAST: Training = Training {
+    device: Device::Cpu,
     rank: 4,
     alpha: 8.0,
     dropout: 0.1,

@@ -34,8 +34,21 @@ pub struct Training {
     pub weight_decay: f64,
     /// Euclidean length of a gradient, at most.
     pub clip: f64,
+    /// What computes it.
+    pub device: Device,
     /// Seed of how adapters start, of batches and of what is left out.
     pub seed: u64,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A graphics card; not in this build.
+    Cuda,
 }
 
 impl Default for Training {
@@ -53,6 +66,7 @@ impl Default for Training {
             warmup: 0.1,
             weight_decay: 0.0,
             clip: 1.0,
+            device: Device::Cpu,
             seed: 0,
         }
     }
@@ -81,14 +95,20 @@ impl Training {
             ),
             (!positive(self.clip), "clip", "must be a positive number"),
         ];
+        let problem = |field: &str, message: String, help: Option<&str>| Problem {
+            path: vec!["with".into(), name.into(), field.into()],
+            message,
+            help: help.map(str::to_string),
+        };
         let wrong = wrong.into_iter().filter(|(wrong, ..)| *wrong);
-        wrong
-            .map(|(_, field, what)| Problem {
-                path: vec!["with".into(), name.into(), field.into()],
-                message: format!("`{field}` {what}"),
-                help: None,
-            })
-            .collect()
+        let mut problems: Vec<Problem> =
+            wrong.map(|(_, field, what)| problem(field, format!("`{field}` {what}"), None)).collect();
+        if self.device == Device::Cuda {
+            let message = "this build computes on the processor; there is no `cuda` in it".to_string();
+            let help = "write `device: cpu`, and `layers: 1` to train the top of the network alone";
+            problems.push(problem("device", message, Some(help)));
+        }
+        problems
     }
 
     /// The adapters that are trained.

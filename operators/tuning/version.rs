@@ -38,27 +38,31 @@ pub(crate) struct Given<'a> {
     pub(crate) making: Making<'a>,
     pub(crate) prior: &'a LabelPrior,
     pub(crate) trie: &'a LabelTrie,
+    pub(crate) start: Start,
     /// The examples to train on, and those of users who are kept out.
     pub(crate) examples: [Prompted; 2],
 }
 
 impl Job {
     /// Adds the fit that makes versions, on the examples' `relations`; gives the leaf of its figures. If
-    /// there is a `first` version, it is made in cycles and takes the place of that.
+    /// there is a `first` version, it is made in cycles and takes the place of that; and goes on from the
+    /// one in use, if it `continues`.
     pub(crate) fn build(
         self,
         graph: &mut Graph,
         relations: &[LeafId],
         prior: Fitted<LabelPrior>,
         logic: String,
-        first: Option<Fitted<ModelVersion>>,
+        (first, continues): (Option<Fitted<ModelVersion>>, bool),
         train: impl Fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError> + Send + Sync + 'static,
     ) -> LeafId {
         let settings = self.training.lora();
         let role = if first.is_some() { "candidate" } else { VERSION };
         let job = Arc::new(self);
         let priced = job.clone();
-        let fitted = graph.long_fit(role, relations, &[prior.leaf()], logic, move |inputs, read, watch| {
+        let used = first.filter(|_| continues).map(Fitted::leaf);
+        let artifacts: Vec<LeafId> = std::iter::once(prior.leaf()).chain(used).collect();
+        let fitted = graph.long_fit(role, relations, &artifacts, logic, move |inputs, read, watch| {
             job.train(inputs, read, &train, watch)
         });
         graph.priced(fitted, move |inputs, read| {
@@ -88,7 +92,9 @@ impl Job {
         }
         let (operator, model, training) = (self.operator, &self.model, &self.training);
         let making = Making { operator, model, network: &network, training };
-        train(Given { making, prior, trie: &trie, examples }, watch)
+        let used = read.get(1).map(|used| present::<ModelVersion>(Some(used))).transpose()?;
+        let start = used.map_or_else(|| Ok(Start::default()), |used| making.start(used))?;
+        train(Given { making, prior, trie: &trie, start, examples }, watch)
     }
 }
 
@@ -114,6 +120,21 @@ pub(crate) struct Start {
 }
 
 impl Making<'_> {
+    /// Training that goes on from a version.
+    ///
+    /// # Errors
+    /// If its adapter has another size than what is trained.
+    pub(crate) fn start(&self, used: &ModelVersion) -> Result<Start, CallError> {
+        let parent = Some(used.digest());
+        let Some(adapter) = used.adapter() else { return Ok(Start { values: None, parent }) };
+        let (theirs, ours) = (adapter.settings(), self.training.lora());
+        if (theirs.rank, theirs.alpha, theirs.top) != (ours.rank, ours.alpha, ours.top) {
+            return Err("the version in use has adapters of another size than `training`".into());
+        }
+        let values = self.network.adapter_values(adapter).map_err(|error| error.to_string())?;
+        Ok(Start { values: Some(values), parent })
+    }
+
     /// Trains a version. What `judge` says of it is among the figures of the last step, and what the gate
     /// says of that is part of the version.
     ///
