@@ -156,8 +156,8 @@ impl Lowering<'_> {
         self.fitting_model(op, named.spec.model.as_ref(), model.as_ref(), ("model", operator.model_kinds()));
         let updated = ("updates", operator.updated_kinds());
         self.fitting_model(op, named.spec.updates.as_ref(), updates.as_ref(), updated);
-        self.only_updater(named, operator.between_epochs());
-        self.policies(&named.spec, operator.between_epochs());
+        self.only_updater(named);
+        self.policies(&named.spec, operator.as_ref());
         let files = RefCell::new(BTreeMap::new());
         let given = Inputs {
             node: &named.name,
@@ -178,7 +178,8 @@ impl Lowering<'_> {
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
         self.useless_policies(&named.spec, first_leaf);
-        if named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
+        let cycle = named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle);
+        if cycle && operator.refits() {
             self.graph.every_cycle(first_leaf);
         }
         let name = named.name.value.clone();
@@ -190,7 +191,7 @@ impl Lowering<'_> {
             inputs: named.spec.inputs.iter().map(|i| i.value.clone()).collect(),
             model: named.spec.model.as_ref().map(|m| m.value.clone()),
             updates: named.spec.updates.as_ref().map(|m| m.value.clone()),
-            between: operator.between_epochs(),
+            between: self.between(&named.spec),
             name,
             schema,
             leaf,

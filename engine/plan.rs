@@ -185,7 +185,6 @@ impl Plan {
     pub fn refits(&self) -> impl Iterator<Item = (LeafId, LeafId)> + '_ {
         self.fits().filter_map(|leaf| match self.leaves[leaf].shape {
             Shape::Fit { refit: Refit::Between(of), .. } => Some((leaf, of)),
-            Shape::Fit { refit: Refit::Cycle, .. } => Some((leaf, leaf)),
             _ => None,
         })
     }

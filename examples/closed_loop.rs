@@ -91,7 +91,7 @@ impl Arm<'_> {
             }
             let delta = self.folder.join(format!("{}-{day}.csv", self.name));
             self.truth.write_answers(&delta, &served)?;
-            driver.begin(vec![("events".to_string(), delta)]);
+            driver.begin(["events", "shown"].map(|source| (source.to_string(), delta.clone())).to_vec());
             driver.run_epoch()?;
             if cycles {
                 told.figures = figures(&driver.cycle()?);
@@ -131,6 +131,7 @@ fn plan(args: &Args, world: &Path, more: &[String]) -> Result<Plan, Box<dyn Erro
     let quoted = |path: PathBuf| serde_json::to_string(&path.display().to_string()).unwrap_or_default();
     let mut set = vec![
         format!("sources.events.with.path={}", quoted(world.join("events/*.parquet"))),
+        format!("sources.shown.with.path={}", quoted(world.join("events/*.parquet"))),
         format!("sources.items.with.path={}", quoted(world.join("items.parquet"))),
         format!("sources.users.with.path={}", quoted(world.join("users.parquet"))),
         format!("models.novelty.base={}", args.base),

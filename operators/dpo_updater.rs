@@ -10,27 +10,23 @@
 //! tells how far from it it ends, and `exact` is trained towards it.
 
 mod objective;
+mod teaching;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::objective::{FIGURES, Judged, Preferred};
+use self::objective::FIGURES;
 use crate::{
     llm_sampler::PROPOSED_BY,
-    lm::{LabelTrie, LmError, LocalModel, Tuner},
-    nn::random::Stream,
-    operator::{Described, Inputs, Operator, Problem, Problems},
-    ordered::encode_row,
-    preference_pairs::{Pairs, Preference, PreferencePairs, Sample, Weigh},
+    operator::{Described, Inputs, Model, Operator, Problem, Problems},
+    preference_pairs::{Pairs, PreferencePairs, Sample, Weigh},
     schema::Schema,
-    served::ModelVersion,
     sft_trainer::held_out,
-    shape::{CallError, FitCost, Graph, LeafId, Loaded, Watch, present},
+    shape::{CallError, FitCost, Graph, LeafId, present},
     tuning::{
         gate::Gate,
-        trainer::{Trainer, scores},
         training::Training,
-        version::{Making, Start, figures_of, figures_schema},
+        version::{Making, figures_of, figures_schema},
     },
 };
 
@@ -196,7 +192,7 @@ impl DpoUpdater {
     }
 
     /// A version goes on from the one before, so their adapters are of one size.
-    fn check_size(&self, updated: &crate::operator::Model, problems: &mut Problems) {
+    fn check_size(&self, updated: &Model, problems: &mut Problems) {
         let Some((_, theirs)) = updated.parent else { return };
         let ours = self.training.lora();
         let same = (theirs.rank, theirs.alpha, theirs.top) == (ours.rank, ours.alpha, ours.top);
@@ -256,90 +252,6 @@ impl Operator for DpoUpdater {
         });
         graph.between(made, version);
         figures_of(graph, version)
-    }
-}
-
-impl DpoUpdater {
-    /// The pairs to train on, and those that are kept out.
-    fn parted<'a>(&self, pairs: &'a Pairs) -> (Vec<&'a Preference>, Vec<&'a Preference>) {
-        let out = |pair: &&Preference| {
-            let name = blake3::hash(&encode_row(&pair.key)).to_hex();
-            let draw = Stream::new(self.training.seed, &format!("held out {name}"), &[]).unit_f64();
-            draw >= self.held_out
-        };
-        pairs.pairs.iter().partition(out)
-    }
-
-    fn train(
-        &self,
-        making: &Making<'_>,
-        read: &[Loaded],
-        watch: &mut dyn Watch,
-    ) -> Result<ModelVersion, CallError> {
-        let failed = |error: LmError| CallError::Failed(error.to_string());
-        let pairs = present::<Pairs>(read.first())?;
-        let used = present::<ModelVersion>(read.get(1))?;
-        let anchor = read.get(2).map(|anchor| present::<ModelVersion>(Some(anchor))).transpose()?;
-        let (train, held) = self.parted(pairs);
-        if train.is_empty() {
-            let help = "a smaller `min_margin`, or more keys, give some";
-            return Err(format!("no key has a pair of proposals to learn from; {help}").into());
-        }
-        let trie = LabelTrie::new(making.network.tokenizer(), &crate::chat::spoken(&pairs.labels))
-            .map_err(failed)?;
-        let anchored = Anchored::new(self, making.network, anchor).map_err(failed)?;
-        let near = match self.anchor_kl > 0.0 {
-            true => anchored.scores(&train, &trie).map_err(failed)?,
-            false => Vec::new(),
-        };
-        let objective = Preferred::new(self, &trie, pairs, &train, near);
-        // Of a handful of pairs none may be kept out; then those that were trained on judge.
-        let judges = if held.is_empty() { &train } else { &held };
-        let judged =
-            Preferred::new(self, &trie, pairs, judges, anchored.scores(judges, &trie).map_err(failed)?);
-        let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
-            let prompts: Vec<&str> = judges.iter().map(|pair| pair.prompt.as_str()).collect();
-            let [before, after] = [trainer.scores(before, &prompts)?, trainer.scores(after, &prompts)?];
-            Ok(Judged { by: &judged, before: &before, after: &after }.figures())
-        };
-        let values = used.adapter().map(|adapter| making.network.adapter_values(adapter)).transpose();
-        let values = values.map_err(failed)?;
-        let same = used.adapter().is_none_or(|adapter| same_size(adapter.settings(), self.training.lora()));
-        if !same {
-            return Err("the version in use has adapters of another size than `training`".into());
-        }
-        let start = Start { values, parent: Some(used.digest()) };
-        making.version(&objective, start, (&judge, &self.gate), watch)
-    }
-}
-
-/// Whether the numbers of one adapter mean the same in another.
-fn same_size(a: crate::lm::LoraSettings, b: crate::lm::LoraSettings) -> bool {
-    (a.rank, a.alpha, a.top) == (b.rank, b.alpha, b.top)
-}
-
-/// The version that cycles began with.
-struct Anchored {
-    tuner: Tuner,
-    values: Vec<f32>,
-    together: usize,
-}
-
-impl Anchored {
-    fn new(of: &DpoUpdater, network: &LocalModel, anchor: Option<&ModelVersion>) -> Result<Self, LmError> {
-        let adapter = anchor.and_then(ModelVersion::adapter);
-        let settings = adapter.map_or_else(|| of.training.lora(), |adapter| adapter.settings());
-        let tuner = Tuner::new(network, settings)?;
-        let values = match adapter {
-            Some(adapter) => network.adapter_values(adapter)?,
-            None => tuner.layout().initial(of.training.seed),
-        };
-        Ok(Self { tuner, values, together: of.training.batch })
-    }
-
-    fn scores(&self, pairs: &[&Preference], trie: &LabelTrie) -> Result<Vec<Vec<f64>>, LmError> {
-        let prompts: Vec<&str> = pairs.iter().map(|pair| pair.prompt.as_str()).collect();
-        scores(&self.tuner, &self.values, trie, &prompts, self.together)
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::counting::{Counting, Feedback, Places, Tally};
+use self::counting::{After, Counting, Feedback, Places, Tally};
 use crate::{
     category_map::domain_of,
     click_filter::item_place,
@@ -34,9 +34,11 @@ use crate::{
 ///
 /// Inputs: a source of exposures (user, item, time, and whether it was clicked), the category_map whose
 /// labels are judged, and recent_categories of the clicks, a source of their own: what was shown and not
-/// clicked is no history. Data of clicks alone, such as MovieLens, have no exposures, and no rates.
+/// clicked is no history. A fourth input, users' groups, keeps the counts of each group apart. Data of
+/// clicks alone, such as MovieLens, have no exposures, and no rates.
 ///
-/// Its rows are keyed by recent interests and candidate, and have `exposures`, `clicks`, `rate`
+/// It counts once, or with `refit: { when: cycle }` in every cycle. Its rows are keyed by recent interests
+/// and candidate, behind the group if there is one, and have `exposures`, `clicks`, `rate`
 /// (clicks per exposure), `prior` (the rate of the candidate after whatever interests) and
 /// `normalised`. Users who had clicked nothing yet are left out.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -98,7 +100,7 @@ impl FeedbackAggregator {
             priors.entry(candidate).or_default().add(*tally);
         }
         let enough = feedback.0.iter().filter(|(_, tally)| tally.exposures >= self.min_exposures);
-        let row = |((recent, candidate), tally): (&(Vec<String>, String), &Tally)| {
+        let row = |(((group, recent), candidate), tally): (&(After, String), &Tally)| {
             let (rate, prior) = (tally.rate(), priors[candidate.as_str()].rate());
             let normalised = match self.normalise {
                 Normalise::None => rate,
@@ -106,7 +108,8 @@ impl FeedbackAggregator {
                 Normalise::Overall => compared(rate, overall.rate()),
             };
             let normalised = self.round.map_or(normalised, |grid| rounded(normalised, grid));
-            let key = Row::from([Value::list(recent.iter().map(Value::text)), Value::text(candidate)]);
+            let own = [Value::list(recent.iter().map(Value::text)), Value::text(candidate)];
+            let key = Row::new(group.iter().map(Value::text).chain(own));
             let counts = [tally.exposures, tally.clicks].map(Value::U64);
             let rates = [rate, prior, normalised].map(Value::float);
             (key, Row::new(counts.into_iter().chain(rates)))
@@ -116,7 +119,7 @@ impl FeedbackAggregator {
 
     fn places(&self, inputs: &Inputs<'_>) -> Result<Places, Vec<Problem>> {
         let mut problems = Problems::default();
-        problems.take(inputs.at_most(3));
+        problems.take(inputs.at_most(4));
         problems.require(self.min_exposures > 0, || Problem::with("min_exposures", "must be at least 1"));
         problems.require(self.round.is_none_or(|grid| grid > 0.0 && grid <= 0.5), || {
             Problem::with("round", "must be above 0 and at most 0.5").help("0.05 gives 21 values")
@@ -132,8 +135,9 @@ impl FeedbackAggregator {
             });
         }
         let recent = recent_place(inputs, &mut problems);
+        let group = inputs.inputs.get(3).and_then(|_| group_place(inputs, &mut problems));
         let places = item.zip(clicked).zip(recent);
-        problems.finish(places.map(|((item, clicked), recent)| Places { item, clicked, recent }))
+        problems.finish(places.map(|((item, clicked), recent)| Places { item, clicked, recent, group }))
     }
 
     fn clicked_place(&self, shown: &Input, problems: &mut Problems) -> Option<usize> {
@@ -178,6 +182,17 @@ fn recent_place(inputs: &Inputs<'_>, problems: &mut Problems) -> Option<usize> {
     Some(place)
 }
 
+/// Checks the fourth input; gives the place of its groups.
+fn group_place(inputs: &Inputs<'_>, problems: &mut Problems) -> Option<usize> {
+    let groups = problems.take(inputs.relation(3, "users' groups"))?;
+    let shown = inputs.inputs.first()?;
+    problems.require(groups.schema.key == shown.schema.key, || {
+        let message = format!("`{}` and `{}` are not keyed by the same users", groups.name, shown.name);
+        Problem::input(3, message).help("name the node that gives users their groups")
+    });
+    problems.take(inputs.column(3, groups, "group"))
+}
+
 impl Operator for FeedbackAggregator {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.places(inputs)?;
@@ -186,11 +201,16 @@ impl Operator for FeedbackAggregator {
         recent.domain = domain_of(&recents.schema, "categories");
         let count = ["exposures", "clicks"].map(|name| Column::new(name, Type::U64));
         let rate = ["rate", "prior", "normalised"].map(|name| Column::new(name, Type::F64));
-        let key = [recent, Column::new("candidate", Type::Text).of(&labels.name)];
+        let group = inputs.inputs.get(3).map(|_| Column::new("group", Type::Text));
+        let key = group.into_iter().chain([recent, Column::new("candidate", Type::Text).of(&labels.name)]);
         let schema = Schema::new(key, count.into_iter().chain(rate)).with_note("feedback_on", &shown.name);
         let passed = ["recents_of", "recents_by"].into_iter();
         let passed = passed.filter_map(|note| Some((note, recents.schema.notes.get(note)?)));
         Ok(passed.fold(schema, |schema, (note, text)| schema.with_note(note, text)))
+    }
+
+    fn refits(&self) -> bool {
+        true
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
@@ -199,8 +219,8 @@ impl Operator for FeedbackAggregator {
         let Shape::Fold { source, dim, kernel } = graph.leaves[recents.leaf].shape.clone() else {
             unreachable!("recent interests that name their events are folded")
         };
-        let own = [shown.leaf, labels.leaf, source];
-        let relations: Vec<LeafId> = own.into_iter().chain(dim.map(|(leaf, _)| leaf)).collect();
+        let own = [shown.leaf, labels.leaf, source].into_iter().chain(inputs.inputs.get(3).map(|g| g.leaf));
+        let relations: Vec<LeafId> = own.chain(dim.map(|(leaf, _)| leaf)).collect();
         let by = recents.schema.notes.get("recents_by").cloned().unwrap_or_default();
         let logic = format!("feedback_aggregator/1 {} {by}", self.clicked);
         let counting = Counting { at, recents: kernel, dim: dim.map(|(_, place)| place) };
@@ -231,7 +251,7 @@ mod tests {
     /// After War: Drama 2 of 10, Comedy 0 of 2; after Comedy: Drama 6 of 10.
     fn feedback() -> Feedback {
         let pair = |recent: &str, candidate: &str, clicks, exposures| {
-            ((vec![recent.to_string()], candidate.to_string()), Tally { exposures, clicks })
+            (((None, vec![recent.to_string()]), candidate.to_string()), Tally { exposures, clicks })
         };
         let all = [pair("War", "Drama", 2, 10), pair("War", "Comedy", 0, 2), pair("Comedy", "Drama", 6, 10)];
         Feedback(all.into())

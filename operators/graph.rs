@@ -218,19 +218,19 @@ impl Graph {
         }
     }
 
+    /// Declares that the fits of the current node from this leaf on are done in cycles.
+    pub fn every_cycle(&mut self, first: LeafId) {
+        for (at, leaf) in self.leaves.iter_mut().enumerate().skip(first) {
+            if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
+                *refit = Refit::Between(at);
+            }
+        }
+    }
+
     /// Declares that a fit is done between epochs, in place of the artifact of another one or of itself.
     pub(crate) fn between<A>(&mut self, fitted: Fitted<A>, of: Fitted<A>) {
         if let Shape::Fit { refit, .. } = &mut self.leaves[fitted.leaf].shape {
             *refit = Refit::Between(of.leaf);
-        }
-    }
-
-    /// Declares that the fits of a node from this leaf on are done again in every cycle.
-    pub fn every_cycle(&mut self, first: LeafId) {
-        for leaf in &mut self.leaves[first..] {
-            if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
-                *refit = Refit::Cycle;
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -32,7 +33,7 @@ pub struct LabelPrior {
     pub labels: Vec<String>,
     /// The interests each label is made of.
     pub parts: Vec<Vec<String>>,
-    /// ℓ₀ per label, in natural logarithms.
+    /// ℓ₀ per label, in natural logarithms; less what it has before a prompt says something.
     pub prior: Vec<f32>,
     /// Clicks per label, when the labels were fitted.
     pub clicks: Vec<u64>,
@@ -61,6 +62,17 @@ impl LabelPrior {
     }
 }
 
+/// How often labels are drawn where a prompt says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// Each as often as the others.
+    #[default]
+    Even,
+    /// In proportion to its clicks.
+    Clicks,
+}
+
 /// Fits the prior of a label set under a content-free prompt: one call of the model.
 pub(crate) fn fit_prior(
     graph: &mut Graph,
@@ -68,7 +80,21 @@ pub(crate) fn fit_prior(
     model: Arc<dyn LanguageModel>,
     neutral: String,
 ) -> Fitted<LabelPrior> {
-    let logic = format!("label_prior/2 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
+    fit_prior_before(graph, labels, model, neutral, (Before::Even, 1.0))
+}
+
+/// [`fit_prior`] of a policy that draws labels so often before a prompt says something, at a temperature.
+pub(crate) fn fit_prior_before(
+    graph: &mut Graph,
+    labels: Fitted<CategoryTable>,
+    model: Arc<dyn LanguageModel>,
+    neutral: String,
+    (before, temperature): (Before, f64),
+) -> Fitted<LabelPrior> {
+    let mut logic = format!("label_prior/2 {} {}", model.digest(), blake3::hash(neutral.as_bytes()));
+    if before == Before::Clicks {
+        logic = format!("{logic} clicks {temperature}");
+    }
     graph.fit("prior", &[], &[labels.leaf()], logic, move |_, artifacts, progress| {
         let table = present::<CategoryTable>(artifacts.first())?;
         progress(crate::shape::Progress { done: 0, total: 1, note: "label prior" });
@@ -78,11 +104,24 @@ pub(crate) fn fit_prior(
         }
         let (scores, _) =
             gather(1, |answered| model.score(&spoken(&names), std::slice::from_ref(&neutral), answered))?;
-        let prior = scores.into_iter().next().ok_or("the model gave no answer")??;
+        let mut prior = scores.into_iter().next().ok_or("the model gave no answer")??;
         let parts = table.labels.values().map(|label| label.parts.clone()).collect();
-        let clicks = table.labels.values().map(|label| label.clicks).collect();
+        let clicks: Vec<u64> = table.labels.values().map(|label| label.clicks).collect();
+        if before == Before::Clicks {
+            subtract_shares(&mut prior, &clicks, temperature);
+        }
         Ok(LabelPrior { labels: names, parts, prior, clicks })
     })
+}
+
+/// Moves priors so that labels are drawn in proportion to their clicks where log-probabilities equal the
+/// priors; one click more for each, so that none is ruled out.
+fn subtract_shares(prior: &mut [f32], clicks: &[u64], temperature: f64) {
+    let all = (clicks.iter().sum::<u64>() + clicks.len() as u64) as f64;
+    for (prior, clicks) in prior.iter_mut().zip(clicks) {
+        // A score is divided by the temperature in the end.
+        *prior -= (temperature * ((clicks + 1) as f64 / all).ln()) as f32;
+    }
 }
 
 /// Labels that are not wholly made of recent interests.
@@ -230,6 +269,18 @@ mod tests {
         let mut allowed = [true; 9];
         allowed[draw(1, 1)[0]] = false;
         assert_eq!(sample(&scores, &allowed, (1, 1), 4), draw(1, 1)[1..]);
+    }
+
+    #[test]
+    fn a_prompt_that_says_nothing_leaves_labels_their_clicks() {
+        let (logprobs, clicks) = ([-3.0f32, -9.0, -1.0], [5, 2, 0]);
+        let mut prior = logprobs;
+        subtract_shares(&mut prior, &clicks, 4.0);
+        let odds: Vec<f64> = (0..3).map(|at| (f64::from(logprobs[at] - prior[at]) / 4.0).exp()).collect();
+        let all: f64 = odds.iter().sum();
+        for (odds, share) in odds.iter().zip([0.6, 0.3, 0.1]) {
+            assert!((odds / all - share).abs() < 1e-6, "{odds} of {all}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     category_map::CategoryTable,
     choose_labels::{ChooseLabels, cells},
     choosing::{Choosing, Question, pick},
-    label_policy::{LabelPrior, ScoreLabels, allowed, draws, fit_prior},
+    label_policy::{Before, LabelPrior, ScoreLabels, allowed, draws, fit_prior_before},
     operator::{Described, Inputs, Operator, Problem, Problems},
     published::Proposals,
     row::{Row, Value},
@@ -32,6 +32,9 @@ pub struct LlmSampler {
     /// Temperature of the draw; 0 takes the most probable.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// How often labels are drawn where a prompt says nothing.
+    #[serde(default)]
+    pub prior: Before,
     /// Seed of the draws.
     #[serde(default)]
     pub seed: u64,
@@ -77,6 +80,10 @@ impl LlmSampler {
         problems.require(self.candidates > 0, || Problem::with("candidates", "must be at least 1"));
         problems.require(self.temperature >= 0.0 && self.temperature.is_finite(), || {
             Problem::with("temperature", "must be a finite number from 0 up")
+        });
+        problems.require(self.temperature > 0.0 || self.prior == Before::Even, || {
+            Problem::with("prior", "means nothing where nothing is drawn")
+                .help("give a `temperature` above 0")
         });
         let prompts = problems.take(inputs.relation(0, "prompts"));
         if let Some(labels) = problems.take(inputs.relation(1, "a category_map of labels")) {
@@ -127,7 +134,8 @@ impl Operator for LlmSampler {
         };
         let prompts = inputs.inputs[0].leaf;
         let neutral = inputs.inputs[0].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
-        let prior = fit_prior(graph, labels, model.base().clone(), neutral);
+        let prior =
+            fit_prior_before(graph, labels, model.base().clone(), neutral, (self.prior, self.temperature));
         match self.decoding {
             Decoding::Full => self.all_labels(at, inputs, graph, (labels, prior), &model),
             Decoding::Lazy => self.best_labels(at, graph, prompts, prior, &model),

@@ -234,6 +234,12 @@ pub trait Operator: Send + Sync {
         false
     }
 
+    /// Whether it may be told to fit in cycles instead of once. What is fitted on other artifacts may not:
+    /// they would have to be fitted anew with it.
+    fn refits(&self) -> bool {
+        false
+    }
+
     /// Builds its part of the graph and names the leaf of its output. Called only after
     /// [`Operator::output`] accepted the same inputs.
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId;

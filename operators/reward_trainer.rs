@@ -215,11 +215,12 @@ impl Operator for RewardTrainer {
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: RewardTrainer::NAME, examples, model, training };
         let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
+        let first = inputs.updates.and_then(|model| model.version);
         match self.objective {
-            Aim::Pairwise => job.build(graph, &relations, prior, logic, pairs),
-            Aim::Pointwise => {
-                job.build(graph, &relations, prior, logic, move |given, watch| rates(served, given, watch))
-            }
+            Aim::Pairwise => job.build(graph, &relations, prior, logic, first, pairs),
+            Aim::Pointwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
+                rates(served, given, watch)
+            }),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::objective::Sft;
 use crate::{
-    label_policy::fit_prior,
+    label_policy::{Before, fit_prior_before},
     next_clicks::{Asked, Prompted, Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problem, Problems},
     schema::Schema,
@@ -53,6 +53,9 @@ pub struct SftTrainer {
     /// far too sure of itself at 1.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// How often labels are drawn where a prompt says nothing: as in the sampler that serves.
+    #[serde(default)]
+    pub prior: Before,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
@@ -105,13 +108,17 @@ impl Operator for SftTrainer {
         let given = [0, 1, 2].map(|at| &inputs.inputs[at]);
         let Wired { clicks, labels, relations, logic } = wire(self.which(), item, given, graph, |_| ());
         let neutral = inputs.inputs[2].schema.notes.get("neutral_prompt").cloned().unwrap_or_default();
-        let prior = fit_prior(graph, labels, model.clone(), neutral);
+        let before = (self.prior, self.temperature);
+        let prior = fit_prior_before(graph, labels, model.clone(), neutral, before);
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
         let temperature = self.temperature;
-        job.build(graph, &relations, prior, logic, move |given, watch| train(given, temperature, watch))
+        let first = inputs.updates.and_then(|model| model.version);
+        job.build(graph, &relations, prior, logic, first, move |given, watch| {
+            train(given, temperature, watch)
+        })
     }
 }
 

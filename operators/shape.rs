@@ -149,16 +149,14 @@ pub trait InferKernel: Send + Sync {
     }
 }
 
-/// When a fit is done again.
+/// When a fit is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Refit {
-    /// Never: it is done once, in the first epoch that can.
+    /// Once, in the first epoch that can.
     #[default]
     Once,
-    /// Once, and again in every cycle.
-    Cycle,
-    /// In cycles alone, out of what epochs brought about. What it makes takes the place of the artifact
-    /// of this fit; that may be itself.
+    /// In every cycle, and in no epoch: out of what epochs brought about. What it makes takes the place of
+    /// the artifact of this fit; that may be itself.
     Between(LeafId),
 }
 
@@ -226,7 +224,7 @@ pub enum Shape {
         cheap: bool,
         /// What `plan` says of it otherwise.
         price: Option<PriceKernel>,
-        /// When it is done again.
+        /// When it is done.
         refit: Refit,
     },
 }

@@ -220,6 +220,10 @@ fn a_relevance_model_is_made_anew_before_its_verdicts_are_learnt_from() {
     );
     let bench = bench(&format!("{judged}{}", taught(""))).unwrap();
     bench.epoch("s", cycling()).unwrap();
+    let untrained = manifest(&bench).artifacts["judged/version"].digest.clone();
+    assert_eq!(untrained, blake3::hash(b"").to_hex().to_string(), "an epoch trains nothing");
+    let first = cycles(&bench, "s", 1);
+    assert!(first[0].made.iter().all(|made| made.outcome == Outcome::Used));
     let relevance = manifest(&bench).artifacts["judged/version"].digest.clone();
     // Nothing was clicked since, so the relevance model comes out as it was.
     let same = cycles(&bench, "s", 1);
@@ -353,5 +357,5 @@ fn what_cannot_be_cycled_is_told_where_it_stands() {
     let text = pipeline("").replace(label, &format!("{label}, refit: {{ when: cycle }}"));
     std::fs::write(bench.path("pipeline.yaml"), text).unwrap();
     let wrong = bench.with_models(&RealModels::default()).err().unwrap();
-    assert!(wrong.contains("only what makes versions of a language model"), "{wrong}");
+    assert!(wrong.contains("category_map cannot be fitted anew in cycles"), "{wrong}");
 }

@@ -205,7 +205,7 @@ impl Lowering<'_> {
     }
 
     /// Notes who makes versions of a model on this machine: one node before it is asked, and one in cycles.
-    pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>, between: bool) {
+    pub(super) fn only_updater(&mut self, named: &Named<NodeSpec>) {
         let Some(model) = &named.spec.updates else { return };
         let spec = self.spec.models.iter().find(|known| known.name.value == model.value);
         if spec.and_then(|known| known.spec.base.as_ref()).is_some_and(|base| is_remote(base)) {
@@ -214,6 +214,7 @@ impl Lowering<'_> {
             self.error(&model.span, message, Some(help));
         }
         let node = named.name.value.clone();
+        let between = self.between(&named.spec);
         let updaters = self.updaters.entry(model.value.clone()).or_default();
         let place = if between { &mut updaters.between } else { &mut updaters.before };
         if let Some(first) = place {

@@ -2,21 +2,29 @@
 //!
 //! Both are refused, because a policy that is silently ignored is believed in.
 
-use coea_operators::shape::{LeafId, Shape};
+use coea_operators::{
+    operator::Operator,
+    shape::{LeafId, Shape},
+};
 
 use super::Lowering;
 use crate::spec::{NodeSpec, When};
 
 impl Lowering<'_> {
-    /// Whether a node works between epochs; of what cannot be read, it does not.
+    /// Whether a node works between epochs: because it cannot do otherwise, or because it is told to make
+    /// versions of a model there. Of what cannot be read, it does not.
     pub(super) fn between(&self, node: &NodeSpec) -> bool {
+        if node.updates.is_some() && node.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
+            return true;
+        }
         let operator = self.registry.get(&node.op).and_then(|entry| entry.parse(&node.with).ok());
         operator.is_some_and(|operator| operator.between_epochs())
     }
 
     /// What the format knows and this engine does not do yet is refused, never ignored; and so is a policy
     /// that says something else than what happens.
-    pub(super) fn policies(&mut self, node: &NodeSpec, between: bool) {
+    pub(super) fn policies(&mut self, node: &NodeSpec, operator: &dyn Operator) {
+        let between = operator.between_epochs();
         let op = &node.op;
         let help = Some("write `refit: { when: cycle }`, and `run --cycles N`".to_string());
         match &node.refit {
@@ -28,8 +36,10 @@ impl Lowering<'_> {
                 let help = Some("write `refit: { when: once }` or `refit: { when: cycle }`".to_string());
                 self.error(&refit.span, "this refit policy is not built yet", help);
             }
-            Some(refit) if refit.when == When::Cycle && !between && node.updates.is_none() => {
-                let message = "only what makes versions of a language model is fitted anew in cycles";
+            Some(refit)
+                if refit.when == When::Cycle && !between && node.updates.is_none() && !operator.refits() =>
+            {
+                let message = format!("{} cannot be fitted anew in cycles", op.value);
                 self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
             }
             _ => {}

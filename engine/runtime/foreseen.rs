@@ -48,6 +48,7 @@ impl Driver<'_> {
             if self.plan.leaves[of].role != VERSION {
                 if let Some((artifact, bytes)) = made {
                     self.replace(of, artifact.digest, &bytes)?;
+                    self.tick()?;
                 }
                 continue;
             }

@@ -31,9 +31,12 @@ impl Tally {
     }
 }
 
-/// Tallies by recent interests and candidate.
+/// Whose interests, and which, something was shown after; everybody's if there is no group.
+pub(super) type After = (Option<String>, Vec<String>);
+
+/// Tallies by what was before, and candidate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Feedback(pub(super) BTreeMap<(Vec<String>, String), Tally>);
+pub(super) struct Feedback(pub(super) BTreeMap<(After, String), Tally>);
 
 impl Artifact for Feedback {
     fn to_bytes(&self) -> Vec<u8> {
@@ -51,6 +54,8 @@ pub(super) struct Places {
     pub(super) item: usize,
     pub(super) clicked: usize,
     pub(super) recent: usize,
+    /// Of the group in users' groups, where counts are apart by group.
+    pub(super) group: Option<usize>,
 }
 
 /// What exposures are counted with.
@@ -62,11 +67,13 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Counts, given the exposures, the labels by item, the clicks and what recent interests look up.
+    /// Counts, given the exposures, the labels by item, the clicks, users' groups if counts are apart by
+    /// group, and what recent interests look up.
     pub(super) fn count(&self, inputs: &[&dyn Snapshot]) -> Feedback {
         let labels = table(inputs[1]);
         let clicks = histories(inputs[2]);
-        let dims = inputs.get(3).map(|dim| table(*dim));
+        let groups = self.at.group.map(|place| (table(inputs[3]), place));
+        let dims = inputs.get(3 + usize::from(groups.is_some())).map(|dim| table(*dim));
         let recents = Replayed { kernel: &self.recents, dim: dims.as_ref().zip(self.dim) };
         let mut feedback = Feedback::default();
         let mut user = Then::default();
@@ -76,12 +83,21 @@ impl Counting {
                 user = Then { key: Some(key.clone()), ..Then::default() };
             }
             let interests = user.interests(clicks.get(key), event, &recents, self.at.recent);
+            let group = match &groups {
+                None => None,
+                Some((groups, place)) => match groups.get(key).and_then(|row| row[*place].as_text()) {
+                    Some(group) => Some(group.to_string()),
+                    // A user of no group speaks for none.
+                    None => return,
+                },
+            };
             let row = labels.get(&Row::from([event[self.at.item].clone()]));
             let exposures = u64::try_from(count).unwrap_or(0);
             let tally = Tally { exposures, clicks: if clicked { exposures } else { 0 } };
             for label in row.and_then(|row| row[0].as_list()).unwrap_or_default() {
                 if let (false, Some(label)) = (interests.is_empty(), label.as_text()) {
-                    feedback.0.entry((interests.to_vec(), label.to_string())).or_default().add(tally);
+                    let after = (group.clone(), interests.to_vec());
+                    feedback.0.entry((after, label.to_string())).or_default().add(tally);
                 }
             }
         });
@@ -148,6 +164,14 @@ mod tests {
 
     /// (user, time, item, clicked, count): item n has the categories of its digits. The pairs, in words.
     fn count(shown: &[(u64, i64, u64, Option<bool>, i64)]) -> Vec<(String, u64, u64)> {
+        count_by(shown, &[])
+    }
+
+    /// The same, apart by the groups of users, if there are some.
+    fn count_by(
+        shown: &[(u64, i64, u64, Option<bool>, i64)],
+        groups: &[(u64, &str)],
+    ) -> Vec<(String, u64, u64)> {
         let mut rows: Vec<_> = shown
             .iter()
             .map(|(user, time, item, clicked, count)| {
@@ -165,15 +189,23 @@ mod tests {
             Rows([1, 2, 3, 12].map(row).to_vec())
         };
         let counting = Counting {
-            at: Places { item: 1, clicked: 2, recent: 0 },
+            at: Places { item: 1, clicked: 2, recent: 0, group: (!groups.is_empty()).then_some(0) },
             recents: Arc::new(Newest),
             dim: Some(1),
         };
-        let inputs = [&Rows(rows) as &dyn Snapshot, &items(), &Rows(clicks), &items()];
+        let group = |(user, group): &(u64, &str)| {
+            (Row::from([Value::U64(*user)]), Row::from([Value::text(group)]), 1)
+        };
+        let groups = Rows(groups.iter().map(group).collect());
+        let (rows, items, clicks) = (Rows(rows), items(), Rows(clicks));
+        let mut inputs: Vec<&dyn Snapshot> = vec![&rows, &items, &clicks];
+        inputs.extend((!groups.0.is_empty()).then_some(&groups as &dyn Snapshot));
+        inputs.push(&items);
         let feedback = counting.count(&inputs);
         assert_eq!(Feedback::from_bytes(&feedback.to_bytes()).unwrap(), feedback);
-        let told = |((recent, candidate), tally): ((Vec<String>, String), Tally)| {
-            (format!("{}>{candidate}", recent.join("+")), tally.exposures, tally.clicks)
+        let told = |(((group, recent), candidate), tally): ((After, String), Tally)| {
+            let group = group.unwrap_or_default();
+            (format!("{group}{}>{candidate}", recent.join("+")), tally.exposures, tally.clicks)
         };
         feedback.0.into_iter().map(told).collect()
     }
@@ -199,6 +231,15 @@ mod tests {
         let (yes, no) = (Some(true), Some(false));
         let shown = [(1, 1, 1, yes, 1), (1, 2, 2, yes, 1), (1, 2, 3, no, 1), (1, 3, 3, no, 1)];
         assert_eq!(count(&shown), [pair("1>2", 1, 1), pair("1>3", 1, 0), pair("2>3", 1, 0)]);
+    }
+
+    #[test]
+    fn groups_are_told_apart_and_who_has_none_counts_for_none() {
+        let (yes, no) = (Some(true), Some(false));
+        let of = |user| [(user, 1, 1, yes, 1), (user, 2, 2, if user == 2 { yes } else { no }, 1)];
+        let shown: Vec<_> = [1, 2, 3, 4].into_iter().flat_map(of).collect();
+        let groups = [(1, "a:"), (2, "b:"), (3, "a:")];
+        assert_eq!(count_by(&shown, &groups), [pair("a:1>2", 2, 0), pair("b:1>2", 1, 1)]);
     }
 
     #[test]

@@ -56,17 +56,23 @@ struct Shown {
     normalised: f64,
 }
 
-/// Feedback by recent interests; labels by their place among `labels`.
-fn feedback(rows: &dyn Snapshot, labels: &[String]) -> BTreeMap<Row, Vec<Shown>> {
-    let mut found: BTreeMap<Row, Vec<Shown>> = BTreeMap::new();
+/// Whose interests, and which; everybody's if there is no group.
+type After = (Option<String>, Row);
+
+/// Feedback by what was before; labels by their place among `labels`.
+fn feedback(rows: &dyn Snapshot, labels: &[String]) -> BTreeMap<After, Vec<Shown>> {
+    let mut found: BTreeMap<After, Vec<Shown>> = BTreeMap::new();
     let count = |cell: &Value| if let Value::U64(n) = cell { *n as f64 } else { 0.0 };
     rows.for_each(&mut |key, row, _| {
+        // A group stands first, where there is one.
+        let (group, key) = key.split_at(key.len().saturating_sub(2));
+        let group = group.first().and_then(|group| Some(group.as_text()?.to_string()));
         let candidate = key[1].as_text().unwrap_or_default();
         // A candidate that is no label any more has nothing that could be scored.
         let Ok(label) = labels.binary_search_by(|label| label.as_str().cmp(candidate)) else { return };
         let normalised = row[4].as_f64().unwrap_or_default();
         let shown = Shown { label, exposures: count(&row[0]), clicks: count(&row[1]), normalised };
-        found.entry(Row::from([key[0].clone()])).or_default().push(shown);
+        found.entry((group, Row::from([key[0].clone()]))).or_default().push(shown);
     });
     found
 }
@@ -92,11 +98,12 @@ impl Examples for PassedOver {
 
 /// Notes with each example what was passed over after its interests; after interests of too few who were
 /// shown something, what everybody passed over.
-fn compare(made: &mut [Prompted; 2], feedback: BTreeMap<Row, Vec<Shown>>, labels: usize) {
+fn compare(made: &mut [Prompted; 2], feedback: BTreeMap<After, Vec<Shown>>, labels: usize) {
     let mut all = vec![0.0; labels];
-    let mut after: BTreeMap<Row, Vec<f64>> = BTreeMap::new();
-    for (recent, shown) in feedback {
-        let own = after.entry(recent).or_insert_with(|| vec![0.0; labels]);
+    let mut after: BTreeMap<After, Vec<f64>> = BTreeMap::new();
+    let grouped = feedback.keys().any(|(group, _)| group.is_some());
+    for (before, shown) in feedback {
+        let own = after.entry(before).or_insert_with(|| vec![0.0; labels]);
         for Shown { label, exposures, clicks, .. } in shown {
             own[label] += exposures - clicks;
             all[label] += exposures - clicks;
@@ -104,7 +111,8 @@ fn compare(made: &mut [Prompted; 2], feedback: BTreeMap<Row, Vec<Shown>>, labels
     }
     let names = |recent: &[String]| Row::from([Value::list(recent.iter().map(Value::text))]);
     for asked in made.iter_mut().flat_map(BTreeMap::values_mut) {
-        let own = after.get(&names(&asked.recent));
+        let group = grouped.then(|| asked.group.clone());
+        let own = after.get(&(group, names(&asked.recent)));
         let own = own.filter(|own| own.iter().filter(|n| **n > 0.0).count() > 1);
         asked.passed_over = own.unwrap_or(&all).clone();
     }
@@ -134,7 +142,7 @@ impl Rates {
 impl Examples for Rates {
     /// Given groups by user, profiles by group, and the feedback.
     ///
-    /// Feedback knows no groups: the same is said to each, and counts by the group's share of the users.
+    /// Feedback of no group is said to each, and counts by the group's share of the users.
     fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
         let [groups, profiles] = [0, 1].map(|at| table(inputs[at]));
         let prompts = Prompts { recipe: &self.recipe, groups: &groups, profiles: &profiles };
@@ -145,10 +153,12 @@ impl Examples for Rates {
         }
         let labels = prior.labels.len();
         let mut made = [Prompted::new(), Prompted::new()];
-        for (key, shown) in feedback(inputs[2], &prior.labels) {
+        for ((own, key), shown) in feedback(inputs[2], &prior.labels) {
             let recent = key[0].as_list().unwrap_or_default();
             let into = &mut made[usize::from(self.kept_out(&key))];
-            for (group, (user, share)) in &members {
+            let meant = |group: &str| own.as_deref().is_none_or(|own| own == group);
+            for (group, (user, share)) in members.iter().filter(|(group, _)| meant(group)) {
+                let share = if own.is_some() { 1.0 } else { *share };
                 let Some(prompt) = prompts.prompt(user, recent)? else { continue };
                 let asked = into.entry(prompt).or_insert_with(|| Asked {
                     group: group.to_string(),

@@ -43,25 +43,31 @@ pub(crate) struct Given<'a> {
 }
 
 impl Job {
-    /// Adds the fit that makes versions, on the examples' `relations`; gives the leaf of its figures.
+    /// Adds the fit that makes versions, on the examples' `relations`; gives the leaf of its figures. If
+    /// there is a `first` version, it is made in cycles and takes the place of that.
     pub(crate) fn build(
         self,
         graph: &mut Graph,
         relations: &[LeafId],
         prior: Fitted<LabelPrior>,
         logic: String,
+        first: Option<Fitted<ModelVersion>>,
         train: impl Fn(Given<'_>, &mut dyn Watch) -> Result<ModelVersion, CallError> + Send + Sync + 'static,
     ) -> LeafId {
         let settings = self.training.lora();
+        let role = if first.is_some() { "candidate" } else { VERSION };
         let job = Arc::new(self);
         let priced = job.clone();
-        let fitted =
-            graph.long_fit(VERSION, relations, &[prior.leaf()], logic, move |inputs, read, watch| {
-                job.train(inputs, read, &train, watch)
-            });
+        let fitted = graph.long_fit(role, relations, &[prior.leaf()], logic, move |inputs, read, watch| {
+            job.train(inputs, read, &train, watch)
+        });
         graph.priced(fitted, move |inputs, read| {
             priced.examples.cost(inputs, read, &priced.training, &priced.model)
         });
+        if let Some(first) = first {
+            graph.between(fitted, first);
+            return figures_of(graph, first);
+        }
         graph.publish_version(fitted, Some(settings));
         figures_of(graph, fitted)
     }
