@@ -34,7 +34,7 @@ const PAIRS: &str = "  judged: { op: reward_trainer, in: [events, label, prompt,
 fn shown() -> Vec<(u64, u64, u64, bool)> {
     let of = |n: u64| {
         let (user, item) = (1 + n % 4, 1 + (n * 5 + n / 7) % 6);
-        (user, item, n / 2, (n * 7 + n / 3) % (2 + (user + item) % 3) == 0)
+        (user, item, n / 2, (n * 7 + n / 3).is_multiple_of(2 + (user + item) % 3))
     };
     (0..360).map(of).collect()
 }
