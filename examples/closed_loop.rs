@@ -188,6 +188,14 @@ fn curves(arms: &[(String, Vec<Day>)]) -> String {
     out + "</svg>\n"
 }
 
+/// Runs the arm of a name.
+fn arm(args: &Args, truth: &Truth, world: &Path, name: &str) -> Result<Vec<Day>, Box<dyn Error>> {
+    let more: &[String] = if name == "free" { &["params.kl=0".to_string()] } else { &[] };
+    let plan = Arc::new(plan(args, world, more)?);
+    let (folder, state) = (args.folder.clone(), args.folder.join(name));
+    Arm { name, truth, plan, folder, state }.days(args.cycles)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let parameters = Parameters {
@@ -202,16 +210,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let truth = Truth::new(parameters)?;
     let world = args.folder.join("world");
     generate(&truth, &world, &|_, _| ())?;
-    let mut arms = Vec::new();
-    for name in &args.arms {
-        let more: &[String] = if name == "free" { &["params.kl=0".to_string()] } else { &[] };
-        let plan = Arc::new(plan(&args, &world, more)?);
-        let state = args.folder.join(name);
-        let arm = Arm { name, truth: &truth, plan, folder: args.folder.clone(), state };
-        arms.push((name.clone(), arm.days(args.cycles)?));
-        fs::write(args.folder.join("regret.csv"), table(&arms))?;
-        fs::write(args.folder.join("regret.svg"), curves(&arms))?;
-    }
+    let arms: Result<Vec<(String, Vec<Day>)>, String> = std::thread::scope(|scope| {
+        // Arms have nothing in common but the world.
+        let run = |name: &String| arm(&args, &truth, &world, name).map_err(|error| error.to_string());
+        let arms: Vec<_> = args.arms.iter().map(|name| (name, scope.spawn(move || run(name)))).collect();
+        let ended = |arm: std::thread::ScopedJoinHandle<'_, _>| {
+            arm.join().unwrap_or_else(|_| Err("an arm panicked".to_string()))
+        };
+        arms.into_iter().map(|(name, arm)| Ok((name.clone(), ended(arm)?))).collect()
+    });
+    let arms = arms?;
+    fs::write(args.folder.join("regret.csv"), table(&arms))?;
+    fs::write(args.folder.join("regret.svg"), curves(&arms))?;
     for (name, days) in &arms {
         let mean = |days: &[Day]| days.iter().map(|day| day.regret).sum::<f64>() / days.len().max(1) as f64;
         let (first, last) = (&days[..days.len().min(3)], &days[days.len().saturating_sub(3)..]);

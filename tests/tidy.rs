@@ -32,7 +32,7 @@ const ONLY: [(&str, &str, &[&str]); 9] = [
 ];
 
 /// Hosts that an address in this tree may name.
-const HOSTS: [&str; 12] = [
+const HOSTS: [&str; 13] = [
     "arxiv.org",
     "choosealicense.com",
     "doc.rust-lang.org",
@@ -44,6 +44,7 @@ const HOSTS: [&str; 12] = [
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
+    "www.w3.org",
     "x",
 ];
 
