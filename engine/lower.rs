@@ -182,6 +182,7 @@ impl Lowering<'_> {
         if cycle && operator.refits() {
             self.graph.every_cycle(first_leaf);
         }
+        self.once_of_cycles(named, first_leaf);
         let name = named.name.value.clone();
         let output = Input { name: name.clone(), schema: schema.clone(), events: false, leaf };
         self.outputs.insert(name.clone(), output);

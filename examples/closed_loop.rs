@@ -47,7 +47,7 @@ struct Args {
     #[arg(long, default_value = "smollm2-135m-instruct")]
     base: String,
     /// Which arms are run.
-    #[arg(long, value_delimiter = ',', default_value = "open,kl,free")]
+    #[arg(long, value_delimiter = ',', default_value = "open,kl,free", value_parser = ["open", "kl", "free"])]
     arms: Vec<String>,
     /// Further settings of the pipeline, as `path=value`.
     #[arg(long)]
@@ -61,7 +61,7 @@ struct Day {
     regret: f64,
     /// Expected clicks per user.
     clicks: f64,
-    /// Mean chance of a click on what a key's candidates name, for the users of the key.
+    /// What the trainers of the cycle said of their versions.
     figures: Vec<(String, f64)>,
 }
 

@@ -62,9 +62,10 @@ pub struct DpoUpdater {
     /// How much relevance is worth against divergence: the smaller, the farther it goes.
     #[serde(default = "beta")]
     pub beta: f64,
-    /// Weight of the divergence from the version in use.
-    #[serde(default = "kl")]
-    pub kl: f64,
+    /// Weight of the divergence from the version in use; 0.4 if absent, and 0 for `exact`, whose optimum has
+    /// the divergence in it, and `simpo`, which has no reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
     /// Weight of the divergence from the version that cycles began with.
     #[serde(default)]
     pub anchor_kl: f64,
@@ -105,10 +106,6 @@ fn beta() -> f64 {
     0.1
 }
 
-fn kl() -> f64 {
-    0.4
-}
-
 /// What pairs come out of.
 enum From {
     /// A node that makes them.
@@ -118,6 +115,14 @@ enum From {
 }
 
 impl DpoUpdater {
+    /// Weight of the divergence from the version in use.
+    fn kl(&self) -> f64 {
+        self.kl.unwrap_or(match self.loss {
+            Method::Exact | Method::Simpo => 0.0,
+            Method::Dpo | Method::Ipo | Method::Kto => 0.4,
+        })
+    }
+
     /// The pairs it would make itself.
     fn pairs(&self) -> PreferencePairs {
         PreferencePairs {
@@ -135,7 +140,9 @@ impl DpoUpdater {
         self.gate.check(&FIGURES).into_iter().for_each(|problem| problems.push(problem));
         self.check_numbers(&mut problems);
         let first = problems.take(inputs.relation(0, "pairs, or scored candidates"));
-        let from = first.and_then(|first| match first.schema.column("chosen") {
+        let made =
+            |schema: &Schema| schema.column("chosen").is_some() && schema.notes.contains_key(PROPOSED_BY);
+        let from = first.and_then(|first| match made(&first.schema).then_some(()) {
             None => Some(From::Scored(self.pairs(), self.pairs().parts(inputs, &mut problems)?)),
             Some(_) => {
                 problems.take(inputs.at_most(1));
@@ -169,7 +176,7 @@ impl DpoUpdater {
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let weight = |x: f64| x >= 0.0 && x.is_finite();
         problems.require(positive(self.beta), || Problem::with("beta", "must be a positive number"));
-        for (name, value) in [("kl", self.kl), ("anchor_kl", self.anchor_kl), ("sft", self.sft)] {
+        for (name, value) in [("kl", self.kl()), ("anchor_kl", self.anchor_kl), ("sft", self.sft)] {
             problems.require(weight(value), || Problem::with(name, "must be a finite number from 0 up"));
         }
         problems.require((0.0..1.0).contains(&self.held_out), || {

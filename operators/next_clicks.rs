@@ -145,6 +145,19 @@ pub(crate) struct Asked {
     pub(crate) clicked: Vec<f64>,
     /// How often each label was shown and not clicked; empty where nobody knows.
     pub(crate) passed_over: Vec<f64>,
+    /// Whose clicks they are, one by one.
+    pub(crate) by: Vec<By>,
+}
+
+/// A click of a user.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct By {
+    pub(crate) user: Row,
+    pub(crate) label: usize,
+    /// How often.
+    pub(crate) count: f64,
+    /// Whether the user had not met the label before.
+    pub(crate) novel: bool,
 }
 
 impl Asked {
@@ -236,8 +249,9 @@ impl Scene<'_> {
         for (at, (event, count)) in events.iter().enumerate() {
             let labels = self.labels_of(event);
             if at >= first {
-                let wanted = |label: &&usize| targets == Targets::All || !met.contains(*label);
-                let wanted: Vec<usize> = labels.iter().filter(wanted).copied().collect();
+                let wanted = labels.iter().map(|label| (*label, !met.contains(label)));
+                let wanted: Vec<(usize, bool)> =
+                    wanted.filter(|(_, novel)| targets == Targets::All || *novel).collect();
                 self.example(user, &events[..at], &wanted, *count, into)?;
             }
             met.extend(labels);
@@ -245,12 +259,12 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Adds what was clicked after `before`.
+    /// Adds what was clicked after `before`: labels, and whether they are novel.
     fn example(
         &self,
         user: &Row,
         before: &[(Row, u64)],
-        clicked: &[usize],
+        clicked: &[(usize, bool)],
         count: u64,
         into: &mut Prompted,
     ) -> Result<(), KernelError> {
@@ -266,15 +280,18 @@ impl Scene<'_> {
             false => vec![true; self.prior.labels.len()],
         };
         let Some(prompt) = self.prompts.prompt(user, recent)? else { return Ok(()) };
-        for label in clicked.iter().filter(|label| allowed[**label]) {
+        for (label, novel) in clicked.iter().copied().filter(|(label, _)| allowed[*label]) {
             let none = || Asked {
                 group: self.prompts.group(user).unwrap_or_default().to_string(),
                 recent: recent.iter().filter_map(|name| Some(name.as_text()?.to_string())).collect(),
                 allowed: allowed.clone(),
                 clicked: vec![0.0; allowed.len()],
                 passed_over: vec![],
+                by: vec![],
             };
-            into.entry(prompt.clone()).or_insert_with(none).clicked[*label] += count as f64;
+            let asked = into.entry(prompt.clone()).or_insert_with(none);
+            asked.clicked[label] += count as f64;
+            asked.by.push(By { user: user.clone(), label, count: count as f64, novel });
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! what was shown and not clicked, that is better; MovieLens does not. What was shown also has rates,
 //! and a model of them says by itself how good a label is, where pairs only say which one is better.
 
+mod bootstrap;
 mod feedback;
 mod pairwise;
 mod parameters;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     feedback::{PassedOver, Rates},
-    pairwise::{Reward, counted},
+    pairwise::{Judges, Reward},
     pointwise::Pointwise,
 };
 use crate::{
@@ -48,7 +49,9 @@ use crate::{
 /// names the model in `updates`; scorers that ask it then ask the trained one.
 ///
 /// Its rows are the figures of training: by step and name. `pairwise`: `held_out` is the share of pairs
-/// that are ranked rightly, of a click of users who were kept out and a label it is compared with.
+/// that are ranked rightly, of a click of users who were kept out and a label it is compared with; beside it
+/// stand counting and the untuned model, by how much each is beaten (`over`), between which bounds that lies
+/// with 95% if other users were drawn (`low`, `high`), and all of it for novel clicks alone.
 /// `pointwise`: `held_out` is the mean log-likelihood of the rates after interests that were kept out,
 /// `held_out_most` what is possible at most; `held_out_calibration` how far rates lie from what was said,
 /// by tenths; `held_out_f1` and `held_out_ndcg` compare the order of candidates with that of their
@@ -242,13 +245,12 @@ impl Described for RewardTrainer {
 
 fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, start, examples: [train, held] } = given;
-    let counted = counted(&prior.shares(), &train, &held);
-    let [train, held] = [train, held].map(|examples| Reward::new(trie, prior, examples));
+    let judges = Judges::new(&held, prior, making.training.seed);
+    let counts = train.clone();
+    let [train, judged] = [train, held.clone()].map(|examples| Reward::new(trie, prior, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
-        let of = |values| held.ranked(trainer, values);
-        let mut judged = known(&[("held_out_untuned", of(before)?), ("held_out", of(after)?)]);
-        judged.extend(known(&counted));
-        Ok(judged)
+        let [before, after] = [judged.all_rewards(trainer, before)?, judged.all_rewards(trainer, after)?];
+        Ok(judges.figures(before, after, &counts))
     };
     making.version(&train, start, (&judge, &Gate::default()), watch)
 }

@@ -33,6 +33,9 @@ pub enum CallError {
     /// It was tried and failed.
     #[error("{0}")]
     Failed(KernelError),
+    /// It was not tried, because there is nothing to do it on.
+    #[error("{0}")]
+    Nothing(String),
     /// It was not tried, because a model's file cannot be had or read, or its server not
     /// be reached.
     #[error("{0}")]

@@ -16,7 +16,7 @@ use coea_engine::{
     models::RealModels,
     oracle::{self, Calls},
     runtime::{
-        cycles::{Cycle, Outcome},
+        cycles::{Cycle, Made, Outcome},
         driver::{Driver, Options},
         report::Basis,
     },
@@ -77,6 +77,11 @@ fn cycles(bench: &Bench, state: &str, count: usize) -> Vec<Cycle> {
     (0..count).map(|_| driver.cycle().unwrap()).collect()
 }
 
+/// The versions that a cycle made.
+fn versions(cycle: &Cycle) -> Vec<&Made> {
+    cycle.made.iter().filter(|made| made.model.is_some()).collect()
+}
+
 fn figures(cycle: &Cycle) -> BTreeMap<String, f64> {
     cycle.made.last().unwrap().figures.iter().cloned().collect()
 }
@@ -124,8 +129,8 @@ fn a_cycle_teaches_what_was_judged_better_and_asks_anew() {
     check(&bench);
     let (first, second) = (&done[0], &done[1]);
     assert_eq!((first.number, second.number), (1, 2));
-    assert_eq!(first.made.len(), 1);
-    assert_eq!(first.made[0].outcome, Outcome::Used);
+    let made: Vec<_> = first.made.iter().map(|made| (made.model.as_deref(), &made.outcome)).collect();
+    assert_eq!(made, [(None, &Outcome::Used), (Some("novelty"), &Outcome::Used)], "pairs, and a version");
     assert_eq!(first.epochs.len(), 1, "pairs and version come into use together");
     assert_eq!(first.epochs[0].language_calls(), keys, "every prompt of the novelty model, and no other");
     assert_ne!(version(&bench), untaught);
@@ -160,8 +165,8 @@ fn a_cycle_is_what_was_planned() {
     let untouched = bench.dump("s").unwrap();
     drop(dry);
     let done = cycles(&bench, "s", 1);
-    assert_eq!(done[0].made[0].training.unwrap().0, cost);
-    assert_eq!(done[0].epochs[0].language_calls(), foreseen[0].calls);
+    assert_eq!(versions(&done[0])[0].training.unwrap().0, cost);
+    assert_eq!(Some(done[0].epochs[0].language_calls()), foreseen[0].calls);
     assert_ne!(bench.dump("s").unwrap(), untouched);
 }
 
@@ -191,6 +196,66 @@ fn a_cycle_that_a_budget_cuts_off_is_ended_by_the_next_run() {
 }
 
 #[test]
+fn a_cycle_that_was_cut_off_between_two_models_is_ended_by_the_next() {
+    let judged = format!(
+        "  judged: {{ op: reward_trainer, in: [events, label, prompt], updates: relevance, refit: {{ when: cycle }}, with: {{ template: relevance.jinja, last: 2, continues: true, training: {TRAINING} }} }}\n"
+    );
+    let pairs = "  pairs: { op: preference_pairs, in: [scored, events], refit: { when: cycle } }\n";
+    let nodes = format!("{judged}{pairs}{}", taught("").replace("[scored, events]", "pairs"));
+    let [whole, cut] = [(); 2].map(|()| bench(&nodes).unwrap());
+    for bench in [&whole, &cut] {
+        bench.epoch("s", cycling()).unwrap();
+    }
+    cycles(&whole, "s", 1);
+    let keys = rows(&cut, "prompt").len() as u64;
+    // Once while the relevance model is asked anew, and once while the novelty model is.
+    for budget in [2, keys - 2 + 3] {
+        let mut driver = cut.driver("s", Options { max_calls: Some(budget), ..cycling() }).unwrap();
+        let error = driver.run_epoch().and_then(|_| driver.cycle()).err().unwrap();
+        assert_eq!(error.exit_code(), 4);
+        assert!(manifest(&cut).open_cycle.is_some());
+    }
+    // A run alone brings about what is wanted; the cycle has nothing left but its end.
+    cut.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let rest = cycles(&cut, "s", 1);
+    assert_eq!((rest[0].number, rest[0].made.len()), (1, 0));
+    assert_eq!((manifest(&cut).cycles, manifest(&cut).open_cycle), (1, None));
+    for table in ["pairs", "taught", "judged", "aligned", "training"] {
+        assert_eq!(rows(&cut, table), rows(&whole, table), "{table}");
+    }
+    check(&cut);
+}
+
+#[test]
+fn a_trainer_that_has_nothing_to_learn_holds_up_no_other() {
+    let bench = bench(&taught("min_margin: 1,")).unwrap();
+    bench.epoch("s", cycling()).unwrap();
+    let before = version(&bench);
+    let done = cycles(&bench, "s", 2);
+    for cycle in &done {
+        let Outcome::Nothing(why) = &versions(cycle)[0].outcome else { panic!("{:?}", cycle.made) };
+        assert!(why.contains("smaller `min_margin`"), "{why}");
+    }
+    assert_eq!((version(&bench), manifest(&bench).cycles), (before, 2));
+    assert!(rows(&bench, "cycles")[0].contains("no key has a pair"));
+}
+
+#[test]
+fn a_version_in_use_is_asked_at_once_also_by_nodes_that_wait() {
+    let nodes = taught("");
+    let bench = bench(&nodes).unwrap();
+    let waits = pipeline(&nodes).replace("model: novelty,", "model: novelty, after: { time: 9h },");
+    let waits = waits.replace("model: relevance,", "model: relevance, after: { time: 9h },");
+    std::fs::write(bench.path("pipeline.yaml"), waits).unwrap();
+    let bench = bench.with_models(&RealModels::default()).unwrap();
+    bench.epoch("s", cycling()).unwrap();
+    let keys = rows(&bench, "aligned").len();
+    cycles(&bench, "s", 1);
+    assert_eq!(rows(&bench, "aligned").len(), keys);
+    check(&bench);
+}
+
+#[test]
 fn training_that_is_killed_goes_on_where_it_was() {
     let long = taught("").replace("epochs: 3", "epochs: 9999, max_steps: 300");
     let [whole, killed] = [(); 2].map(|()| bench(&long).unwrap());
@@ -213,7 +278,7 @@ fn training_that_is_killed_goes_on_where_it_was() {
     assert!(rows(&killed, "cycles").is_empty());
     assert!(run(&killed).wait().unwrap().success());
     assert_eq!((kept(), version(&killed)), (0, version(&whole)));
-    for table in ["training", "cycles", "aligned"] {
+    for table in ["training", "aligned"] {
         assert_eq!(rows(&killed, table), rows(&whole, table));
     }
 }
@@ -225,13 +290,13 @@ fn what_a_gate_refuses_changes_nothing() {
     let before = (version(&bench), manifest(&bench).epoch, rows(&bench, "novel"), rows(&bench, "aligned"));
     let done = cycles(&bench, "s", 2);
     for cycle in &done {
-        let Outcome::Refused(why) = &cycle.made[0].outcome else { panic!("{:?}", cycle.made) };
+        let Outcome::Refused(why) = &versions(cycle)[0].outcome else { panic!("{:?}", cycle.made) };
         assert!(
             why.len() == 1 && why[0].starts_with("kl is ") && why[0].ends_with("above 0.000001"),
             "{why:?}"
         );
     }
-    assert_eq!(done[0].made[0].version, done[1].made[0].version, "from the same, the same");
+    assert_eq!(versions(&done[0])[0].version, versions(&done[1])[0].version, "from the same, the same");
     let after = (version(&bench), manifest(&bench).epoch, rows(&bench, "novel"), rows(&bench, "aligned"));
     assert_eq!((&before.0, &before.2, &before.3), (&after.0, &after.2, &after.3));
     assert!(rows(&bench, "cycles")[0].contains("kl is "));
@@ -272,7 +337,7 @@ fn a_relevance_model_is_made_anew_before_its_verdicts_are_learnt_from() {
     // Nothing was clicked since, so the relevance model comes out as it was.
     let same = cycles(&bench, "s", 1);
     assert_eq!(
-        same[0].made.iter().map(|made| &made.outcome).collect::<Vec<_>>(),
+        versions(&same[0]).iter().map(|made| &made.outcome).collect::<Vec<_>>(),
         [&Outcome::Same, &Outcome::Used]
     );
     let clicks = "user_id,item_id,rating,timestamp,diff\n1,2,4,90,1\n3,4,4,91,1\n2,6,4,92,1\n";
@@ -281,8 +346,8 @@ fn a_relevance_model_is_made_anew_before_its_verdicts_are_learnt_from() {
     driver.run_epoch().unwrap();
     let moved = driver.cycle().unwrap();
     drop(driver);
-    assert_eq!(moved.made.len(), 2);
-    assert!(moved.made.iter().all(|made| made.outcome == Outcome::Used));
+    assert_eq!(versions(&moved).len(), 2);
+    assert!(versions(&moved).iter().all(|made| made.outcome == Outcome::Used));
     assert_eq!(moved.epochs.len(), 2, "the relevance model is asked before pairs are made");
     assert_ne!(manifest(&bench).artifacts["judged/version"].digest, relevance);
     check(&bench);
@@ -384,12 +449,15 @@ fn cycles_from_the_command_line() {
         (planned["cycles"]["count"].as_u64(), each["basis"]["training"].as_str()),
         (Some(2), Some("exact"))
     );
+    assert_eq!(run(&["plan", "pipeline.yaml", "--cycles", "2", "--max-calls", "1"]).0, 4);
+    assert_eq!(run(&["plan", "pipeline.yaml", "--cycles", "1", "--detailed-exitcode"]).0, 2);
+    assert_eq!(run(&["run", "--plan", "p.json", "--cycles", "3"]).0, 64);
     let (code, done, said) = run(&["run", "--plan", "p.json", "--format", "json"]);
     assert_eq!(code, 0, "{said}");
     let done: serde_json::Value = serde_json::from_str(&done).unwrap();
     let done = done["cycles"].as_array().unwrap();
     assert_eq!(done.len(), 2);
-    assert_eq!(done[0]["made"][0]["training"]["steps"], each["training"]["steps"]);
+    assert_eq!(done[0]["made"][1]["training"]["steps"], each["training"]["steps"]);
     assert_eq!(done[0]["epochs"][0]["inference"]["calls"], each["calls"]);
     let told = run(&["dump", "pipeline.yaml", "--table", "cycles"]).1;
     assert_eq!(told.lines().count(), 2, "{told}");

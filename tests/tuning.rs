@@ -255,6 +255,27 @@ fn a_version_is_exported_promoted_and_rolled_back_by_hand() {
 }
 
 #[test]
+fn a_label_prior_goes_with_its_labels() {
+    let one = bench("").unwrap();
+    one.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    let before = rows(&one, "s", "novel");
+    let fewer = pipeline("").replace("mapping: set, min_clicks: 2", "mapping: set, min_clicks: 9");
+    std::fs::write(one.path("pipeline.yaml"), fewer).unwrap();
+    let two = one.with_models(&RealModels::default()).unwrap();
+    two.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+    two.epoch("fresh", Options { workers: 1, ..Options::default() }).unwrap();
+    assert_ne!(rows(&two, "s", "novel"), before);
+    // The groups are those that were fitted for other labels; all that is asked of a prompt is the same.
+    let asked = |state: &str| -> Vec<String> {
+        let prompts = rows(&two, state, "prompt");
+        rows(&two, state, "novel").into_iter().zip(prompts).map(|(novel, prompt)| novel + &prompt).collect()
+    };
+    let fresh = asked("fresh");
+    let common = asked("s").into_iter().filter(|row| fresh.contains(row)).count();
+    assert!(common > 0, "no key is asked the same in both");
+}
+
+#[test]
 fn what_cannot_be_trained_is_told_where_it_stands() {
     let refused = |nodes: &str| bench(nodes).err().unwrap();
     let twice = format!("{TUNED}{}", TUNED.replace("tuned:", "more:"));

@@ -35,6 +35,7 @@ fn line(made: &Made) -> String {
         Outcome::Used => "in use".to_string(),
         Outcome::Same => "as before".to_string(),
         Outcome::Refused(why) => format!("refused: {}", why.join("; ")),
+        Outcome::Nothing(why) => return format!("{node} made nothing: {why}"),
     };
     let training = made.training.map(|(cost, seconds)| {
         format!(", {} steps on {} prompts in {seconds:.1} s", cost.steps, cost.prompts)
@@ -49,6 +50,7 @@ pub fn json(cycle: &Cycle) -> Json {
             Outcome::Used => ("used", Vec::new()),
             Outcome::Same => ("same", Vec::new()),
             Outcome::Refused(why) => ("refused", why.clone()),
+            Outcome::Nothing(why) => ("nothing", vec![why.clone()]),
         };
         json!({
             "node": made.node, "model": made.model, "version": made.version, "outcome": outcome, "why": why,
@@ -82,15 +84,19 @@ pub fn foreseen_text(cycles: u64, foreseen: &[Foreseen]) -> String {
                 format!("trains {about}{} steps on {} prompts, {time}", cost.steps, cost.prompts)
             }
         };
-        let _ = writeln!(
-            out,
-            "each cycle: {} {training}; a new version of {model} is asked ≤{} calls",
-            of.node, of.calls
-        );
+        let asked = of.calls.map_or("who knows how often".to_string(), |calls| format!("≤{calls} calls"));
+        let _ =
+            writeln!(out, "each cycle: {} {training}; a new version of {model} is asked {asked}", of.node);
     }
-    let calls: u64 = foreseen.iter().map(|of| of.calls).sum();
-    let _ = writeln!(out, "{cycles} cycles: at most {} language-model calls", cycles * calls);
+    let most = calls(cycles, foreseen).map_or("an unknown number of".to_string(), |n| format!("at most {n}"));
+    let _ = writeln!(out, "{cycles} cycles: {most} language-model calls");
     out
+}
+
+/// Calls of so many cycles at most; nothing if nobody can tell.
+pub fn calls(cycles: u64, foreseen: &[Foreseen]) -> Option<u64> {
+    let each = foreseen.iter().map(|of| of.calls).sum::<Option<u64>>()?;
+    Some(cycles.saturating_mul(each))
 }
 
 /// What cycles would take, as a document.
@@ -103,7 +109,7 @@ pub fn foreseen_json(cycles: u64, foreseen: &[Foreseen]) -> Json {
                 "seconds": seconds,
             })),
             "calls": of.calls,
-            "basis": { "training": of.basis.word(), "calls": Basis::Bound.word() },
+            "basis": { "training": of.basis.word(), "calls": if of.calls.is_some() { Basis::Bound } else { Basis::Estimate }.word() },
         })
     };
     json!({ "count": cycles, "each": foreseen.iter().map(each).collect::<Vec<_>>() })

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Common, Failure, Format, Loaded,
-    cycles::{foreseen_json, foreseen_text},
+    cycles::{calls, foreseen_json, foreseen_text},
     print, print_json,
     progress::Bars,
     run::Epoch,
@@ -103,7 +103,7 @@ fn read_json(file: &Path) -> Result<Json, Failure> {
 /// What would keep a run from beginning.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let loaded = args.common.load()?;
-    args.epoch.check_models_from(&loaded)?;
+    args.epoch.check(&loaded)?;
     let bars = Bars::new(&args.common);
     let clock = Clock::at(Clock::System.now());
     let (report, cycles) = foresee(&loaded, args, clock.clone(), &bars)?;
@@ -132,11 +132,10 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         }
     }
     let most = args.epoch.max_calls.unwrap_or(u64::MAX);
-    if report.language_calls() > most {
-        let message = format!(
-            "error: {} language-model calls are more than --max-calls {most}",
-            report.language_calls()
-        );
+    let calls = report.language_calls() + calls(args.epoch.cycles, &cycles).unwrap_or_default();
+    if calls > most {
+        let sure = if args.epoch.cycles > 0 { "up to " } else { "" };
+        let message = format!("error: {sure}{calls} language-model calls are more than --max-calls {most}");
         return Err(Failure::new(4, message));
     }
     for node in &report.nodes {
@@ -149,7 +148,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
             return Err(Failure::new(4, message));
         }
     }
-    match args.detailed_exitcode && report.changes_anything() {
+    match args.detailed_exitcode && (report.changes_anything() || !cycles.is_empty()) {
         true => Err(Failure::new(2, "")),
         false => Ok(()),
     }

@@ -55,20 +55,38 @@ fn delta(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl Epoch {
+    /// Refuses what cannot be meant: cycles of nothing, and models from nowhere.
+    ///
+    /// # Errors
+    /// Exit 64 or 66, as [`Epoch::check_models_from`].
+    pub fn check(&self, loaded: &Loaded) -> Result<(), Failure> {
+        if self.cycles > 0 && loaded.plan.refits().next().is_none() {
+            let help = "give a node that `updates` a model `refit: { when: cycle }`";
+            return Err(output::usage(format!("nothing in the pipeline is made anew in cycles; {help}")));
+        }
+        self.check_models_from(loaded)
+    }
+
     /// Refuses `--models-from` a folder that has no models to take: without them a run would fit its
     /// own and say nothing, and a state that lends itself its models has a run for that already.
     ///
     /// # Errors
     /// Exit 64 if it is the state of this very run, 66 if nothing was ever run in it.
-    pub fn check_models_from(&self, loaded: &Loaded) -> Result<(), Failure> {
+    fn check_models_from(&self, loaded: &Loaded) -> Result<(), Failure> {
         let Some(dir) = &self.models_from else { return Ok(()) };
         let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
         if place(dir) == place(&loaded.state_dir) {
             let message = "is the state of this run, which keeps its models anyway; name another one";
             return Err(output::usage(format!("--models-from {} {message}", dir.display())));
         }
-        let manifest = Manifest::load(&State::read(dir)?.snapshot()?.layered("meta"))?;
-        if manifest.epoch == 0 {
+        let epoch = |dir: &Path| -> Result<u64, Failure> {
+            Ok(Manifest::load(&State::read(dir)?.snapshot()?.layered("meta"))?.epoch)
+        };
+        if epoch(&loaded.state_dir)? > 0 {
+            let message = "begins a fresh state, and this one has models of its own; name another --state";
+            return Err(output::usage(format!("--models-from {} {message}", dir.display())));
+        }
+        if epoch(dir)? == 0 {
             let message = format!("error: --models-from {}: nothing was ever run in it", dir.display());
             return Err(Failure::new(66, message));
         }
@@ -128,7 +146,11 @@ impl RunArgs {
         epoch.flush |= planned.flush;
         // What had waited long enough when it was planned, and nothing else.
         epoch.clock = Clock::at(planned.at);
-        epoch.cycles = epoch.cycles.max(planned.cycles);
+        if epoch.cycles != planned.cycles && epoch.cycles > 0 {
+            let message = format!("--cycles {} is not what was planned, {}", epoch.cycles, planned.cycles);
+            return Err(output::usage(message));
+        }
+        epoch.cycles = planned.cycles;
         epoch.models_from = epoch.models_from.or(planned.models_from);
         Ok((Common { pipeline, flags }, epoch))
     }
@@ -141,13 +163,9 @@ impl RunArgs {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let (common, given) = args.resolved()?;
     let loaded = common.load()?;
-    given.check_models_from(&loaded)?;
+    given.check(&loaded)?;
     if let Some(file) = &args.plan {
         super::plan::check_fresh(file, &loaded, &given)?;
-    }
-    if given.cycles > 0 && loaded.plan.refits().next().is_none() {
-        let help = "give a node that `updates` a model `refit: { when: cycle }`";
-        return Err(output::usage(format!("nothing in the pipeline is made anew in cycles; {help}")));
     }
     let report = epoch_and_cycles(&common, &given, &loaded)?;
     if common.verbose > 0 && !common.quiet {
@@ -169,8 +187,16 @@ fn epoch_and_cycles(common: &Common, given: &Epoch, loaded: &Loaded) -> Result<R
         say(common, &report);
     }
     let mut done: Vec<Json> = Vec::new();
+    let mut failed = None;
     for _ in 0..given.cycles {
-        let cycle = driver.cycle()?;
+        let cycle = match driver.cycle() {
+            Ok(cycle) => cycle,
+            Err(error) => {
+                // What was done before is reported all the same.
+                failed = Some(error);
+                break;
+            }
+        };
         match common.format {
             Format::Json => done.push(cycles::json(&cycle)),
             Format::Text if common.quiet => {}
@@ -182,7 +208,7 @@ fn epoch_and_cycles(common: &Common, given: &Epoch, loaded: &Loaded) -> Result<R
         document["cycles"] = Json::Array(done);
         print_json(&document);
     }
-    Ok(report)
+    failed.map_or(Ok(report), |error| Err(error.into()))
 }
 
 fn say(common: &Common, report: &Report) {

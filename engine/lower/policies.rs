@@ -4,11 +4,11 @@
 
 use coea_operators::{
     operator::Operator,
-    shape::{LeafId, Shape},
+    shape::{LeafId, Refit, Shape},
 };
 
 use super::Lowering;
-use crate::spec::{NodeSpec, When};
+use crate::spec::{Named, NodeSpec, When};
 
 impl Lowering<'_> {
     /// Whether a node works between epochs: because it cannot do otherwise, or because it is told to make
@@ -43,6 +43,25 @@ impl Lowering<'_> {
                 self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
             }
             _ => {}
+        }
+    }
+
+    /// Refuses a fit that is done once of something that only cycles make: it would learn from nothing, or
+    /// wait for what waits for it.
+    pub(super) fn once_of_cycles(&mut self, named: &Named<NodeSpec>, first_leaf: LeafId) {
+        let leaves = &self.graph.leaves;
+        let mut of_cycles: Vec<Option<LeafId>> = Vec::with_capacity(leaves.len());
+        for (at, leaf) in leaves.iter().enumerate() {
+            let own = matches!(leaf.shape, Shape::Fit { refit: Refit::Between(of), .. } if of == at);
+            let above = || leaf.shape.reads().into_iter().find_map(|above| of_cycles[above]);
+            of_cycles.push(if own { Some(at) } else { above() });
+        }
+        let once = |at: &LeafId| matches!(leaves[*at].shape, Shape::Fit { refit: Refit::Once, .. });
+        let found = (first_leaf..leaves.len()).filter(once).find_map(|at| of_cycles[at]);
+        if let Some(node) = found.map(|at| leaves[at].node.clone()) {
+            let message = format!("`{}` is fitted once, on what `{node}` makes in cycles", named.name.value);
+            let help = "write `refit: { when: cycle }` here too".to_string();
+            self.error(&named.name.span, message, Some(help));
         }
     }
 

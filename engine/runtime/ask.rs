@@ -85,7 +85,9 @@ impl Driver<'_> {
     fn shortage(&self, leaf: LeafId, cheap: bool, wanted: usize) -> Option<(usize, RunError)> {
         let node = &self.plan.leaves[leaf].node;
         let same = |(at, _): &(&LeafId, _)| self.plan.leaves[**at].node == *node;
+        let before = self.spent_on.get(node).copied().unwrap_or_default();
         let made: u64 = self.epoch.calls.iter().filter(same).map(|(_, report)| report.calls).sum();
+        let made = made + before;
         let limit = self
             .plan
             .max_calls(leaf)

@@ -285,7 +285,8 @@ impl Driver<'_> {
         let new = known.is_none_or(|known| known.lineage != self.plan.lineage[node.leaf]);
         let open = |fit: &LeafId| self.is_open(*fit);
         let fits = || self.plan.fits().filter(open).any(|fit| self.plan.upstream(fit).contains(&leaf));
-        (!self.options.flush && !new && !fits()).then_some(after)
+        // A promotion asks everything anew; held back, it would leave nothing to serve.
+        (!self.options.flush && !new && !self.epoch.promoted && !fits()).then_some(after)
     }
 }
 

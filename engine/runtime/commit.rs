@@ -148,8 +148,13 @@ impl Driver<'_> {
 
     /// Moves on to what is committed now.
     fn rest(&mut self, manifest: Manifest) -> Result<(), RunError> {
-        // A budget is one for all epochs of a run that takes cycles; `watch` has it for each.
-        self.spent += if self.options.cycles { self.epoch.spent } else { 0 };
+        // A bound is one for all epochs of a run that takes cycles; `watch` has it for each.
+        if self.options.cycles {
+            self.spent += self.epoch.spent;
+            for (leaf, report) in &self.epoch.calls {
+                *self.spent_on.entry(self.plan.leaves[*leaf].node.clone()).or_default() += report.calls;
+            }
+        }
         self.manifest = manifest;
         self.failures = self.failed_calls();
         self.tables = Tables::new(self.state.snapshot()?.layered("tables"));

@@ -2,19 +2,20 @@
 //!
 //! A cycle does the fits that work in cycles, in the order of the plan, each on what is committed. What
 //! one of them makes is a version that is wanted, and bringing it about is an epoch like any other: so a
-//! relevance model is asked again before pairs are made of its verdicts, and a budget or a kill between
-//! two steps leaves a state that the next run goes on from. What a gate refuses is written down and
+//! relevance model is asked again before pairs are made of its verdicts. What is done of a cycle is written
+//! down with what it made: one that a budget or a kill cuts off is brought up to date by the next run, and
+//! ended by the next cycle. What a gate refuses is written down and
 //! changes nothing else.
 
 use coea_operators::{
     row::{Row, Value},
     schema::{Column, Type},
     served::{ModelVersion, VERSION},
-    shape::{Artifact, FitCost, LeafId, Shape},
+    shape::{Artifact, FitCost, LeafId},
 };
 
 use super::{RunError, driver::Driver, report::Report};
-use crate::state::{manifest::Manifest, tables::Tables};
+use crate::state::{StateError, manifest::Manifest, tables::Tables};
 
 /// The table of what cycles made.
 pub const CYCLES: &str = "cycles";
@@ -49,6 +50,8 @@ pub enum Outcome {
     Same,
     /// Its gate refused it, for these reasons.
     Refused(Vec<String>),
+    /// It was not made, because there was nothing to make it of.
+    Nothing(String),
 }
 
 /// Something that a cycle made.
@@ -79,27 +82,38 @@ pub struct Cycle {
 }
 
 impl Driver<'_> {
-    /// Does a cycle, on a driver that was opened for cycles and has no epoch under way.
+    /// Does a cycle, or what is left of one that was cut off, on a driver that was opened for cycles and has
+    /// no epoch under way.
     ///
     /// # Errors
     /// What kept an epoch from being committed, or a model from being made.
     pub fn cycle(&mut self) -> Result<Cycle, RunError> {
-        let mut cycle = Cycle { number: self.manifest.cycles + 1, made: Vec::new(), epochs: Vec::new() };
+        let done = self.manifest.open_cycle.clone().unwrap_or_default();
+        if self.manifest.open_cycle.is_none() {
+            self.keep(|manifest, _| {
+                manifest.cycles += 1;
+                manifest.open_cycle = Some(Vec::new());
+                Ok(())
+            })?;
+        }
+        let mut cycle = Cycle { number: self.manifest.cycles, made: Vec::new(), epochs: Vec::new() };
         for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
+            let above = self.fitted_with(leaf);
+            let ready = above.iter().all(|above| self.fitted.contains_key(above));
+            if !ready || done.contains(&self.plan.leaf_name(leaf)) {
+                continue;
+            }
             // What is made of rows is made of committed ones.
             if !self.fitted_on(leaf).is_empty() {
                 cycle.epochs.extend(self.bring_about()?);
             }
-            let lacks = |above: &LeafId| {
-                let fit = matches!(self.plan.leaves[*above].shape, Shape::Fit { .. });
-                fit && !self.fitted.contains_key(above)
-            };
-            if self.plan.leaves[leaf].shape.reads().iter().any(lacks) {
-                continue;
-            }
-            cycle.made.extend(self.make_anew(cycle.number, leaf, of)?);
+            cycle.made.push(self.make_anew(cycle.number, leaf, of)?);
         }
         cycle.epochs.extend(self.bring_about()?);
+        self.keep(|manifest, _| {
+            manifest.open_cycle = None;
+            Ok(())
+        })?;
         Ok(cycle)
     }
 
@@ -108,73 +122,100 @@ impl Driver<'_> {
         self.epoch.promoted.then(|| self.complete()).transpose()
     }
 
-    /// Does a fit again; says what came of it, unless that is nothing new.
-    fn make_anew(&mut self, cycle: u64, leaf: LeafId, of: LeafId) -> Result<Option<Made>, RunError> {
-        let Some((artifact, bytes)) = self.made(leaf)? else { return Ok(None) };
+    /// Does a fit again; says what came of it.
+    fn make_anew(&mut self, cycle: u64, leaf: LeafId, of: LeafId) -> Result<Made, RunError> {
         let node = self.plan.leaves[leaf].node.clone();
-        let version = (self.plan.leaves[of].role == VERSION).then(|| ModelVersion::from_bytes(&bytes));
-        let version = version.transpose().map_err(|cause| RunError::Node { node: node.clone(), cause })?;
-        let used = self.fitted.get(&of).map(|used| used.digest.clone());
-        let same = used.as_ref() == Some(&artifact.digest);
-        // A label prior comes out as it was; only versions of models are worth a word then.
-        let Some(version) = version else {
-            if !same {
-                self.replace(of, artifact.digest, &bytes)?;
-            }
-            return Ok(None);
+        let model = self.plan.node(&node).and_then(|node| node.updates.clone());
+        let model = model.filter(|_| self.plan.leaves[of].role == VERSION);
+        let mut made = Made {
+            node: node.clone(),
+            model,
+            version: String::new(),
+            outcome: Outcome::Same,
+            training: None,
+            figures: Vec::new(),
         };
-        let refused = version.refused();
-        let outcome = match (same, refused.is_empty()) {
+        let (artifact, bytes) = match self.made(leaf) {
+            Ok(Some(fitted)) => fitted,
+            Ok(None) => return Ok(made),
+            Err(RunError::Nothing { cause, .. }) => {
+                made.outcome = Outcome::Nothing(cause);
+                self.write_down(cycle, &made, None, (leaf, of))?;
+                return Ok(made);
+            }
+            Err(error) => return Err(error),
+        };
+        let version = made.model.as_ref().map(|_| ModelVersion::from_bytes(&bytes));
+        let version = version.transpose().map_err(|cause| RunError::Node { node, cause })?;
+        let refused = version.as_ref().map(ModelVersion::refused).unwrap_or_default();
+        let same = self.fitted.get(&of).is_some_and(|used| used.digest == artifact.digest);
+        made.outcome = match (same, refused.is_empty()) {
             (true, _) => Outcome::Same,
             (false, true) => Outcome::Used,
             (false, false) => Outcome::Refused(refused),
         };
-        let made = Made {
-            model: self.plan.node(&node).and_then(|node| node.updates.clone()),
-            training: self.epoch.training.get(&leaf).copied(),
-            figures: version.last_figures(),
-            version: artifact.digest.clone(),
-            node,
-            outcome,
-        };
-        self.write_down(cycle, &made, &version, of)?;
+        made.training = self.epoch.training.get(&leaf).copied();
+        made.figures = version.as_ref().map(ModelVersion::last_figures).unwrap_or_default();
+        made.version = artifact.digest;
+        self.write_down(cycle, &made, version.as_ref(), (leaf, of))?;
         if made.outcome == Outcome::Used {
-            self.replace(of, artifact.digest, &bytes)?;
+            self.replace(of, made.version.clone(), &bytes)?;
         }
-        Ok(Some(made))
+        Ok(made)
     }
 
-    /// Makes durable what was made, and that it is wanted if it passed.
+    /// Makes durable what was made, that this part of the cycle is done, and what is wanted if it passed.
     fn write_down(
         &mut self,
         cycle: u64,
         made: &Made,
-        version: &ModelVersion,
-        of: LeafId,
+        version: Option<&ModelVersion>,
+        (leaf, of): (LeafId, LeafId),
     ) -> Result<(), RunError> {
-        let Some(store) = &self.state.store else { return Ok(()) };
+        let (done, wanted, epoch) = (self.plan.leaf_name(leaf), self.plan.leaf_name(of), self.manifest.epoch);
+        self.keep(|manifest, tables| {
+            manifest.open_cycle.get_or_insert_default().push(done);
+            if made.outcome == Outcome::Used {
+                manifest.wanted.insert(wanted, made.version.clone());
+            }
+            if made.model.is_none() {
+                return Ok(());
+            }
+            let key = Row::from([Value::U64(cycle), Value::text(&made.node)]);
+            let why = match &made.outcome {
+                Outcome::Refused(why) => why.clone(),
+                Outcome::Nothing(why) => vec![why.clone()],
+                Outcome::Used | Outcome::Same => Vec::new(),
+            };
+            let row = Row::from([
+                Value::U64(epoch),
+                Value::text(&made.version),
+                Value::Bool(why.is_empty()),
+                Value::list(why.iter().map(Value::text)),
+            ]);
+            tables.apply(CYCLES, vec![((key.clone(), row), 1)])?;
+            let figures = version.map(ModelVersion::figures).unwrap_or_default();
+            let figures = figures.into_iter().map(|(step, figure)| ((key.concat(&step), figure), 1));
+            tables.apply(TRAINING, figures.collect())?;
+            Ok(())
+        })
+    }
+
+    /// Changes manifest and tables between epochs, at once.
+    fn keep(
+        &mut self,
+        change: impl FnOnce(&mut Manifest, &mut Tables) -> Result<(), StateError>,
+    ) -> Result<(), RunError> {
         let snapshot = self.state.snapshot()?;
         let (mut meta, mut tables) = (snapshot.layered("meta"), Tables::new(snapshot.layered("tables")));
         let mut manifest = Manifest::load(&meta)?;
-        manifest.cycles = cycle;
-        if made.outcome == Outcome::Used {
-            manifest.wanted.insert(self.plan.leaf_name(of), made.version.clone());
-        }
+        change(&mut manifest, &mut tables)?;
         manifest.save(&mut meta);
-        let key = Row::from([Value::U64(cycle), Value::text(&made.node)]);
-        let why: &[String] = if let Outcome::Refused(why) = &made.outcome { why } else { &[] };
-        let row = Row::from([
-            Value::U64(self.manifest.epoch),
-            Value::text(&made.version),
-            Value::Bool(why.is_empty()),
-            Value::list(why.iter().map(Value::text)),
-        ]);
-        tables.apply(CYCLES, vec![((key.clone(), row), 1)])?;
-        let figures = version.figures().into_iter().map(|(step, figure)| ((key.concat(&step), figure), 1));
-        tables.apply(TRAINING, figures.collect())?;
-        store.write(vec![("meta", meta.take()), ("tables", tables.take())])?;
-        self.manifest.cycles = manifest.cycles;
-        self.manifest.wanted = manifest.wanted;
+        if let Some(store) = &self.state.store {
+            store.write(vec![("meta", meta.take()), ("tables", tables.take())])?;
+        }
+        let Manifest { cycles, open_cycle, wanted, .. } = manifest;
+        (self.manifest.cycles, self.manifest.open_cycle, self.manifest.wanted) = (cycles, open_cycle, wanted);
         Ok(())
     }
 }

@@ -107,8 +107,10 @@ pub struct Driver<'a> {
     pub(super) in_use: BTreeMap<MemoKey, i64>,
     /// Rows of relations that open fits read, from the beginning of the process.
     pub(super) relations: BTreeMap<LeafId, Vec<Update>>,
-    /// Calls of language models in epochs that were committed.
+    /// Calls of language models in epochs that were committed, where cycles are taken.
     pub(super) spent: u64,
+    /// Calls of each node in them.
+    pub(super) spent_on: BTreeMap<String, u64>,
     /// What is under way.
     pub(super) epoch: Epoch,
 }
@@ -160,6 +162,7 @@ impl<'a> Driver<'a> {
             in_use: BTreeMap::new(),
             relations: BTreeMap::new(),
             spent: 0,
+            spent_on: BTreeMap::new(),
             epoch,
         };
         driver.restore()?;

@@ -28,8 +28,8 @@ pub struct Foreseen {
     pub training: Option<(FitCost, f64)>,
     /// How sure that is.
     pub basis: Basis,
-    /// Calls that a new version causes, at most.
-    pub calls: u64,
+    /// Calls that a new version causes, at most; nothing if that is not known yet.
+    pub calls: Option<u64>,
 }
 
 impl Driver<'_> {
@@ -57,7 +57,7 @@ impl Driver<'_> {
                 model: self.plan.node(&node).and_then(|node| node.updates.clone()),
                 training: self.epoch.training.contains_key(&leaf).then(|| self.training(&node)).flatten(),
                 basis: if known && above.is_disjoint(&moved) { Basis::Exact } else { Basis::Estimate },
-                calls: self.asked_again(of),
+                calls: self.asked_again(of, &unresolved),
                 node,
             });
             moved.insert(of);
@@ -65,18 +65,26 @@ impl Driver<'_> {
         Ok(foreseen)
     }
 
-    /// Distinct requests of all inferences that ask a version.
-    fn asked_again(&self, version: LeafId) -> u64 {
-        let asks = |leaf: &LeafId| match &self.plan.leaves[*leaf].shape {
-            Shape::Infer { artifacts, .. } => artifacts.contains(&version),
-            _ => false,
-        };
-        let distinct = |leaf: LeafId| {
-            let rows = self.requested(leaf).and_then(|requests| self.relations.get(&requests));
-            let rows = consolidate(rows.cloned().unwrap_or_default());
-            let live = rows.iter().filter(|(_, count)| *count > 0);
-            live.map(|((_, request), _)| request).collect::<BTreeSet<&Row>>().len() as u64
-        };
-        self.plan.infers().filter(asks).map(distinct).sum()
+    /// Calls that a new version causes at most: what is asked of it, once each, and whatever is asked below.
+    /// Nothing if not all of that is known yet.
+    fn asked_again(&self, version: LeafId, unresolved: &BTreeSet<LeafId>) -> Option<u64> {
+        let mut calls = 0;
+        for leaf in self.plan.infers() {
+            let Shape::Infer { requests, artifacts, .. } = &self.plan.leaves[leaf].shape else { continue };
+            let asks = artifacts.contains(&version);
+            let below = self.plan.upstream(*requests).contains(&version);
+            if !asks && !below {
+                continue;
+            }
+            let mut above = self.plan.upstream(*requests).into_iter();
+            if above.any(|above| unresolved.contains(&above)) {
+                return None;
+            }
+            let rows = consolidate(self.relations.get(requests).cloned().unwrap_or_default());
+            let live = rows.iter().filter(|(_, count)| *count > 0).map(|((_, request), _)| request);
+            // What stands below may come to differ from key to key.
+            calls += if below { live.count() } else { live.collect::<BTreeSet<&Row>>().len() } as u64;
+        }
+        Some(calls)
     }
 }

@@ -50,6 +50,14 @@ pub enum RunError {
         /// What it could not do.
         cause: String,
     },
+    /// A fit that has nothing to learn from.
+    #[error("{node}: {cause}")]
+    Nothing {
+        /// The node.
+        node: String,
+        /// What is missing, and what gives some.
+        cause: String,
+    },
     /// A model's file, or its server.
     #[error("{node}: {cause}")]
     Unavailable {
@@ -91,6 +99,7 @@ impl RunError {
         let node = node.to_string();
         match error.into() {
             CallError::Failed(cause) => RunError::Node { node, cause },
+            CallError::Nothing(cause) => RunError::Nothing { node, cause },
             CallError::Unavailable(cause) => RunError::Unavailable { node, cause },
             CallError::Spent(cause) => RunError::Spent { node, cause },
         }
@@ -100,7 +109,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::State(StateError::Locked(_)) => 75,
-            RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } => 1,
+            RunError::State(_) | RunError::Worker(_) | RunError::Node { .. } | RunError::Nothing { .. } => 1,
             RunError::Source { error, .. } => error.exit_code(),
             RunError::Unavailable { .. } => 66,
             RunError::Budget(_) | RunError::Limit { .. } | RunError::Spent { .. } => 4,

@@ -28,6 +28,14 @@ impl Driver<'_> {
         }
     }
 
+    /// The artifacts that a fit reads.
+    pub(super) fn fitted_with(&self, fit: LeafId) -> Vec<LeafId> {
+        match &self.plan.leaves[fit].shape {
+            Shape::Fit { artifacts, .. } => artifacts.clone(),
+            _ => vec![],
+        }
+    }
+
     /// The relation of the requests of an inference.
     pub(super) fn requested(&self, infer: LeafId) -> Option<LeafId> {
         match &self.plan.leaves[infer].shape {

@@ -54,19 +54,24 @@ impl Driver<'_> {
             None => self.manifest.artifacts.clone(),
         };
         for leaf in fits {
-            let Some(artifact) = known.get(&self.plan.leaf_name(leaf)) else { continue };
-            if artifact.logic != fit_logic(&self.plan, leaf) {
+            let first = || self.wanted_first(leaf).filter(|_| self.rebuild && other.is_none());
+            let artifact = known.get(&self.plan.leaf_name(leaf)).cloned().or_else(first);
+            let Some(artifact) = artifact.filter(|known| known.logic == fit_logic(&self.plan, leaf)) else {
+                continue;
+            };
+            // What was fitted with something that is fitted anew is of no use beside it.
+            if self.fitted_with(leaf).iter().any(|above| !self.fitted.contains_key(above)) {
                 continue;
             }
             // A rebuild takes everything in anew, what is wanted too.
-            let wanted = self.wanted(leaf, artifact);
-            let artifact = if self.rebuild && other.is_none() { &wanted } else { artifact };
+            let wanted = self.wanted(leaf, &artifact);
+            let artifact = if self.rebuild && other.is_none() { wanted } else { artifact };
             let from = other.as_ref().unwrap_or(&self.state);
             if let Some(bytes) = from.memo.artifact_hex(&artifact.digest)? {
                 if other.is_some() && !self.options.dry {
                     self.state.memo.keep_artifact(&bytes)?;
                 }
-                self.adopt(leaf, artifact.clone(), &bytes)?;
+                self.adopt(leaf, artifact, &bytes)?;
             }
         }
         Ok(())

@@ -54,6 +54,13 @@ impl Driver<'_> {
         ArtifactState { digest: digest.clone(), ..known.clone() }
     }
 
+    /// The artifact that is wanted of a fit which has none yet.
+    pub(super) fn wanted_first(&self, leaf: LeafId) -> Option<ArtifactState> {
+        let digest = self.manifest.wanted.get(&self.plan.leaf_name(leaf))?.clone();
+        let epoch = self.manifest.epoch + 1;
+        Some(ArtifactState { digest, logic: fit_logic(&self.plan, leaf), epoch })
+    }
+
     /// Puts the versions that are wanted in place of those in use: a change of the epoch under way.
     pub(super) fn promote_wanted(&mut self) -> Result<(), RunError> {
         for leaf in self.plan.fits().collect::<Vec<_>>() {

@@ -76,6 +76,9 @@ pub struct Manifest {
     /// Cycles that were begun.
     #[serde(default)]
     pub cycles: u64,
+    /// Of a cycle that is not ended, the fits that are done.
+    #[serde(default)]
+    pub open_cycle: Option<Vec<String>>,
     /// Model answers per second, by node.
     pub throughput: BTreeMap<String, Throughput>,
     /// Steps of training per second, by node.

@@ -165,7 +165,7 @@ impl Objective for Preferred<'_> {
             loss.value += weight * part.value;
             loss.gradient.iter_mut().zip(&part.gradient).for_each(|(sum, slope)| *sum += weight * slope);
         };
-        add(how.kl, &moved);
+        add(how.kl(), &moved);
         if !target.anchor.is_empty() {
             let far = divergence(&policy, &target.anchor);
             add(how.anchor_kl, &far);

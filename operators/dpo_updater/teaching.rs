@@ -42,7 +42,7 @@ impl DpoUpdater {
         let (train, held) = self.parted(pairs);
         if train.is_empty() {
             let help = "a smaller `min_margin`, or more keys, give some";
-            return Err(format!("no key has a pair of proposals to learn from; {help}").into());
+            return Err(CallError::Nothing(format!("no key has a pair to learn from; {help}")));
         }
         let trie = LabelTrie::new(making.network.tokenizer(), &spoken(&pairs.labels)).map_err(failed)?;
         let anchored = Anchored::new(self, making.network, anchor).map_err(failed)?;

@@ -104,6 +104,9 @@ pub(super) fn make(
         // A key whose answers failed, or wait, has no verdict.
         let Some(((scored, rates), answers)) = of_key else { continue };
         let reference = answers[0].as_floats().ok_or("an answer is not a vector")?;
+        if reference.len() != prior.labels.len() {
+            return Err("answers and labels are of different label sets".to_string());
+        }
         let rates: Vec<(&str, f64)> =
             rates[0].as_list().unwrap_or_default().iter().filter_map(cell).collect();
         let mut relevance = vec![0.0; prior.labels.len()];

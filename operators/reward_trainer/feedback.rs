@@ -86,8 +86,13 @@ pub(super) struct PassedOver {
 impl Examples for PassedOver {
     fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
         let Some((rows, inputs)) = inputs.split_last() else { return Err("the feedback is missing".into()) };
+        let feedback = feedback(*rows, &prior.labels);
+        if feedback.is_empty() {
+            // Without anything that was passed over there is nothing to compare a click with.
+            return Ok([Prompted::new(), Prompted::new()]);
+        }
         let mut made = self.clicks.examples(inputs, prior)?;
-        compare(&mut made, feedback(*rows, &prior.labels), prior.labels.len());
+        compare(&mut made, feedback, prior.labels.len());
         Ok(made)
     }
 
@@ -166,6 +171,7 @@ impl Examples for Rates {
                     allowed: allowed(prior, recent),
                     clicked: vec![0.0; labels],
                     passed_over: vec![0.0; labels],
+                    by: vec![],
                 });
                 for Shown { label, exposures, normalised, .. } in &shown {
                     let weight = share * (self.weigh)(*exposures);
@@ -291,6 +297,7 @@ mod tests {
             allowed: vec![true; 3],
             clicked: vec![1.0, 0.0, 0.0],
             passed_over: vec![],
+            by: vec![],
         };
         let prompted = ["War", "Drama", "Noir"].map(|recent| (recent.to_string(), asked(recent)));
         let mut made = [Prompted::from(prompted), Prompted::new()];

@@ -1,13 +1,17 @@
 //! The pairwise loss in expectation, and the share of pairs that are ranked rightly.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::bootstrap::{Witness, difference};
 use crate::{
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
-    next_clicks::{Asked, Prompted},
+    next_clicks::{Asked, By, Prompted},
+    row::Row,
     tuning::{
         baselines::{Baseline, Click, Kind},
         loss::{Loss, reward_pair},
-        trainer::{Objective, Told, Trainer},
+        trainer::{Figures, Objective, Told, Trainer},
     },
 };
 
@@ -46,15 +50,14 @@ impl<'a> Reward<'a> {
         scores.iter().zip(&self.prior).map(|(score, prior)| score - prior).collect()
     }
 
-    /// The share of pairs that are ranked rightly; nothing where there is none.
-    pub(super) fn ranked(&self, trainer: &Trainer<'_>, values: &[f32]) -> Result<Option<f64>, LmError> {
+    /// The reward of every label after every example.
+    pub(super) fn all_rewards(
+        &self,
+        trainer: &Trainer<'_>,
+        values: &[f32],
+    ) -> Result<Vec<Vec<f64>>, LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
-        let scores = trainer.scores(values, &prompts)?;
-        let each = scores.iter().zip(&self.clicked).zip(&self.others).zip(&self.examples);
-        let each = each.map(|(((scores, clicked), others), (_, weight))| {
-            (*weight, right(&self.rewards(scores), clicked, others))
-        });
-        Ok(mean(each))
+        Ok(trainer.scores(values, &prompts)?.iter().map(|scores| self.rewards(scores)).collect())
     }
 }
 
@@ -62,13 +65,6 @@ impl<'a> Reward<'a> {
 /// known, else `shares`.
 fn others<'a>(asked: &'a Asked, shares: &'a [f64]) -> &'a [f64] {
     if asked.passed_over.is_empty() { shares } else { &asked.passed_over }
-}
-
-/// A weighted mean; nothing of nothing.
-fn mean(each: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
-    let (sum, weight) =
-        each.fold((0.0, 0.0), |(sum, all), (weight, value)| (sum + weight * value, all + weight));
-    (weight > 0.0).then(|| sum / weight)
 }
 
 /// Pairs of a clicked label and another one: their places, and how much each counts; 1 in all, unless a
@@ -92,26 +88,88 @@ fn right(values: &[f64], clicked: &[f64], shares: &[f64]) -> f64 {
     pairs(clicked, shares).map(judge).sum()
 }
 
-/// What counting makes of users who were kept out.
-pub(super) fn counted(shares: &[f64], train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 3] {
-    let clicks: Vec<Click<'_>> = train.values().map(Asked::click).collect();
-    let of = |value: &dyn Fn(&Click<'_>) -> Vec<f64>| {
-        mean(held.values().map(|asked| {
-            let click = asked.click();
-            let clicks: f64 = click.clicked.iter().sum();
-            let clicked: Vec<f64> = click.clicked.iter().map(|n| n / clicks).collect();
-            (clicks, right(&value(&click), &clicked, others(asked, shares)))
-        }))
-    };
-    let by = |kind: Kind| {
-        let fitted = Baseline::fit(kind, &clicks);
-        of(&|click| fitted.chances(click))
-    };
-    [
-        ("held_out_popularity", of(&|_| shares.to_vec())),
-        ("held_out_group_popularity", by(Kind::GroupPopularity)),
-        ("held_out_markov", by(Kind::Markov)),
-    ]
+/// Users who were kept out, and how rightly their clicks are ranked.
+pub(super) struct Judges<'a> {
+    held: &'a Prompted,
+    shares: Vec<f64>,
+    seed: u64,
+}
+
+impl<'a> Judges<'a> {
+    pub(super) fn new(held: &'a Prompted, prior: &LabelPrior, seed: u64) -> Self {
+        Self { held, shares: prior.shares(), seed }
+    }
+
+    /// Of each click, in order, the share of its pairs that are ranked rightly by a value of every label
+    /// after every example.
+    fn right(&self, values: impl IntoIterator<Item = Vec<f64>>) -> Vec<f64> {
+        let each = self.held.values().zip(values).flat_map(|(asked, values)| {
+            let one = |by: &By| {
+                let clicked: Vec<f64> =
+                    (0..values.len()).map(|at| f64::from(u8::from(at == by.label))).collect();
+                right(&values, &clicked, others(asked, &self.shares))
+            };
+            asked.by.iter().map(one).collect::<Vec<f64>>()
+        });
+        each.collect()
+    }
+
+    /// The mean over clicks, all or the novel ones; nothing where there are none.
+    fn mean(&self, right: &[f64], novel: bool) -> Option<f64> {
+        let own = self.clicks().zip(right).filter(|((_, by), _)| by.novel || !novel);
+        let (sum, all) =
+            own.fold((0.0, 0.0), |(sum, all), ((_, by), right)| (sum + by.count * right, all + by.count));
+        (all > 0.0).then(|| sum / all)
+    }
+
+    /// Clicks in order, each with the number of its user.
+    fn clicks(&self) -> impl Iterator<Item = (usize, &By)> {
+        let clicks = || self.held.values().flat_map(|asked| &asked.by);
+        let users: BTreeSet<&Row> = clicks().map(|by| &by.user).collect();
+        let users: BTreeMap<&Row, usize> = users.into_iter().zip(0..).collect();
+        clicks().map(move |by| (users[&by.user], by))
+    }
+
+    /// The figures of a model, by its rewards before and after training, beside counting.
+    pub(super) fn figures(&self, before: Vec<Vec<f64>>, after: Vec<Vec<f64>>, train: &Prompted) -> Figures {
+        let [before, after] = [before, after].map(|rewards| self.right(rewards));
+        let clicks: Vec<Click<'_>> = train.values().map(Asked::click).collect();
+        let by = |kind: Kind| {
+            let fitted = Baseline::fit(kind, &clicks);
+            self.right(self.held.values().map(|asked| fitted.chances(&asked.click())))
+        };
+        let popular = self.right(self.held.values().map(|_| self.shares.clone()));
+        let others = [
+            ("untuned", before),
+            ("popularity", popular),
+            ("group_popularity", by(Kind::GroupPopularity)),
+            ("markov", by(Kind::Markov)),
+        ];
+        let mut figures = Figures::new();
+        let mut tell =
+            |name: String, figure: Option<f64>| figures.extend(figure.map(|figure| (name, figure)));
+        for (novel, kind) in [(false, "held_out"), (true, "held_out_novel")] {
+            tell(kind.to_string(), self.mean(&after, novel));
+            for (name, other) in &others {
+                tell(format!("{kind}_{name}"), self.mean(other, novel));
+                let witnesses: Vec<Witness> = self
+                    .clicks()
+                    .zip(after.iter().zip(other))
+                    .filter(|((_, by), _)| by.novel || !novel)
+                    .map(|((user, by), (ours, theirs))| Witness {
+                        user,
+                        weight: by.count,
+                        ways: [*ours, *theirs],
+                    })
+                    .collect();
+                let won = difference(&witnesses, self.seed);
+                tell(format!("{kind}_over_{name}"), won.map(|won| won.mean));
+                tell(format!("{kind}_over_{name}_low"), won.map(|won| won.low));
+                tell(format!("{kind}_over_{name}_high"), won.map(|won| won.high));
+            }
+        }
+        figures
+    }
 }
 
 impl Objective for Reward<'_> {
@@ -145,7 +203,7 @@ impl Objective for Reward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::slopes_are_those_of_differences;
+    use crate::{row::Value, testing::slopes_are_those_of_differences};
 
     fn prior(clicks: [u64; 3]) -> LabelPrior {
         let names = ["a", "b", "c"].map(str::to_string).to_vec();
@@ -157,6 +215,37 @@ mod tests {
         }
     }
 
+    fn click(user: u64, label: usize, count: f64, novel: bool) -> By {
+        By { user: Row::from([Value::U64(user)]), label, count, novel }
+    }
+
+    #[test]
+    fn clicks_are_judged_by_user_and_novel_ones_apart() {
+        let asked = |by: Vec<By>| Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true; 3],
+            clicked: vec![1.0; 3],
+            passed_over: vec![],
+            by,
+        };
+        // Labels are even: each is compared with the two others.
+        let held = Prompted::from([
+            ("p".to_string(), asked(vec![click(1, 0, 1.0, false), click(2, 1, 3.0, true)])),
+            ("q".to_string(), asked(vec![click(1, 2, 2.0, true)])),
+        ]);
+        let (prior, even) = (prior([1, 1, 1]), vec![vec![0.0; 3]; 2]);
+        // After p the first label is best and the second last; after q the third is best.
+        let rewards = vec![vec![3.0, 1.0, 2.0], vec![1.0, 2.0, 3.0]];
+        let told = Judges::new(&held, &prior, 7).figures(even, rewards, &held);
+        assert_eq!(told["held_out"], (1.0 + 3.0 * 0.0 + 2.0) / 6.0);
+        assert_eq!(told["held_out_novel"], 2.0 / 5.0);
+        assert_eq!(told["held_out_untuned"], 0.5, "where all are equal half is right");
+        assert!((told["held_out_over_untuned"] - 0.0).abs() < 1e-12);
+        // The first user gains a half, the second loses one.
+        assert_eq!((told["held_out_over_untuned_low"], told["held_out_over_untuned_high"]), (-0.5, 0.5));
+    }
+
     #[test]
     fn the_loss_falls_as_its_gradient_says() {
         let trie = LabelTrie::from_paths(vec![vec![1], vec![2], vec![3]], 9).unwrap();
@@ -166,6 +255,7 @@ mod tests {
             allowed: vec![true; 3],
             clicked: vec![3.0, 0.0, 1.0],
             passed_over: vec![],
+            by: vec![],
         };
         let reward = Reward::new(&trie, &prior([5, 3, 2]), Prompted::from([("p".to_string(), asked)]));
         assert_eq!(reward.examples(), [("p".to_string(), 4.0)]);
@@ -186,10 +276,12 @@ mod tests {
             allowed: vec![true; 3],
             clicked: vec![2.0, 0.0, 0.0],
             passed_over: vec![9.0, 4.0, 0.0],
+            by: vec![click(1, 0, 2.0, true)],
         };
         let examples = Prompted::from([("p".to_string(), asked)]);
-        let counted = counted(&[0.1, 0.2, 0.7], &examples, &examples);
-        assert_eq!(counted[0], ("held_out_popularity", Some(0.0)), "the second is more popular");
+        let even = vec![vec![0.0; 3]];
+        let told = Judges::new(&examples, &prior([1, 2, 7]), 0).figures(even.clone(), even, &examples);
+        assert_eq!(told["held_out_popularity"], 0.0, "the second is more popular");
         let reward = Reward::new(&trie, &prior([5, 3, 2]), examples);
         slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
         let loss = reward.loss(0, &[-1.5, -0.3, -2.0], &mut Told::default());

@@ -234,6 +234,7 @@ mod tests {
             allowed: vec![true, true, true, false],
             clicked: clicked.to_vec(),
             passed_over: passed.to_vec(),
+            by: vec![],
         };
         of.iter().map(|(prompt, clicked, passed)| (prompt.to_string(), asked(*clicked, *passed))).collect()
     }

@@ -106,6 +106,7 @@ mod tests {
             allowed: vec![true, true, false, true],
             clicked: vec![3.0, 1.0, 0.0, 0.0],
             passed_over: vec![],
+            by: vec![],
         };
         let sft = Sft::new(&trie, &prior, 2.0, Prompted::from([("p".to_string(), asked)]));
         let scores = [-1.5, -0.3, 4.0, -2.0];

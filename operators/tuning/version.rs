@@ -88,7 +88,7 @@ impl Job {
         let trie = LabelTrie::new(network.tokenizer(), &spoken(&prior.labels)).map_err(|e| e.to_string())?;
         let examples = self.examples.examples(inputs, prior)?;
         if examples[0].is_empty() {
-            return Err(self.examples.nothing().into());
+            return Err(CallError::Nothing(self.examples.nothing().to_string()));
         }
         let (operator, model, training) = (self.operator, &self.model, &self.training);
         let making = Making { operator, model, network: &network, training };
@@ -129,7 +129,8 @@ impl Making<'_> {
         let Some(adapter) = used.adapter() else { return Ok(Start { values: None, parent }) };
         let (theirs, ours) = (adapter.settings(), self.training.lora());
         if (theirs.rank, theirs.alpha, theirs.top) != (ours.rank, ours.alpha, ours.top) {
-            return Err("the version in use has adapters of another size than `training`".into());
+            let help = "write the size that it has, or begin at the model as it is: `models promote … base`";
+            return Err(format!("the version in use has another size than `training`; {help}").into());
         }
         let values = self.network.adapter_values(adapter).map_err(|error| error.to_string())?;
         Ok(Start { values: Some(values), parent })

@@ -1,6 +1,9 @@
 //! The versions of the models that a pipeline tunes: a list of them, promotion, return, export.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use coea_operators::{served::ModelVersion, shape::Artifact};
 use serde::Serialize;
@@ -86,7 +89,8 @@ impl Tuned {
 /// # Errors
 /// If nothing was run yet, or the state cannot be read.
 pub fn list(args: &Versions) -> Result<(), Failure> {
-    let names: Vec<String> =
+    // Two nodes may make versions of one model.
+    let names: BTreeSet<String> =
         args.common.load()?.plan.nodes.iter().filter_map(|n| n.updates.clone()).collect();
     let mut listed = Vec::new();
     for name in names {
