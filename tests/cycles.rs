@@ -5,16 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/tuned.rs"]
+mod tuned;
+
 use std::{
     collections::BTreeMap,
-    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use coea_engine::{
     models::RealModels,
-    oracle::{self, Calls},
     runtime::{
         cycles::{Cycle, Made, Outcome},
         driver::{Driver, Options},
@@ -22,13 +23,8 @@ use coea_engine::{
     },
     state::{manifest::Manifest, tables::Tables},
     testing::{Bench, Silence},
-    verify,
 };
 
-const PIPELINE: &str = include_str!("common/pipeline.yaml");
-const ITEMS: &str = "item_id,genres\n1,Drama|War\n2,Comedy\n3,Sci-Fi|Drama\n4,War\n5,Noir|Comedy\n6,Drama\n";
-const USERS: &str = "user_id,age,job\n1,20,nurse\n2,30,cook\n3,40,nurse\n4,50,cook\n";
-const CHAT: &str = "<|im_start|>user\n{{ profile }}. Lately {{ recent | join(', ') }}. Next?<|im_end|>\n<|im_start|>assistant\n";
 const TRAINING: &str = "{ rank: 2, batch: 2, epochs: 3, learning_rate: 0.02 }";
 
 /// A node that tunes the novelty model in cycles.
@@ -38,32 +34,13 @@ fn taught(more: &str) -> String {
     )
 }
 
-fn events() -> String {
-    let rows = (0..48).map(|n| format!("{},{},4,{}\n", 1 + n % 4, 1 + (n * 5 + n / 7) % 6, n));
-    format!("user_id,item_id,rating,timestamp\n{}", rows.collect::<String>())
-}
-
 fn pipeline(nodes: &str) -> String {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/lm/fixtures/llama");
-    let text = PIPELINE.replace("base: small", &format!("base: {}", base.display()));
     // A network of random numbers is sure of itself.
-    let text = text.replace("candidates: 3", "candidates: 3, temperature: 8");
-    text.replace("sinks:\n", &format!("{nodes}sinks:\n"))
+    tuned::pipeline(nodes).replace("candidates: 3", "candidates: 3, temperature: 8")
 }
 
 fn bench(nodes: &str) -> Result<Bench, String> {
-    let events = events();
-    let files = [
-        ("pipeline.yaml", PIPELINE),
-        ("novelty.jinja", CHAT),
-        ("relevance.jinja", CHAT),
-        ("events.csv", &events),
-        ("items.csv", ITEMS),
-        ("users.csv", USERS),
-    ];
-    let bench = Bench::new(&files)?;
-    std::fs::write(bench.path("pipeline.yaml"), pipeline(nodes)).map_err(|e| e.to_string())?;
-    bench.with_models(&RealModels::default())
+    tuned::bench(&pipeline(nodes))
 }
 
 fn cycling() -> Options {
@@ -87,9 +64,7 @@ fn figures(cycle: &Cycle) -> BTreeMap<String, f64> {
 }
 
 fn rows(bench: &Bench, table: &str) -> Vec<String> {
-    let snapshot = bench.state("s").unwrap().snapshot().unwrap();
-    let rows = Tables::new(snapshot.layered("tables")).rows(table).unwrap();
-    rows.into_iter().map(|row| format!("{row:?}")).collect()
+    tuned::rows(bench, "s", table)
 }
 
 /// The mean loss of the steps of a cycle.
@@ -104,7 +79,7 @@ fn mean_loss(bench: &Bench, cycle: u64) -> f64 {
 }
 
 fn manifest(bench: &Bench) -> Manifest {
-    Manifest::load(&bench.state("s").unwrap().snapshot().unwrap().layered("meta")).unwrap()
+    tuned::manifest(bench, "s")
 }
 
 fn version(bench: &Bench) -> String {
@@ -112,10 +87,7 @@ fn version(bench: &Bench) -> String {
 }
 
 fn check(bench: &Bench) {
-    let state = bench.state("s").unwrap();
-    let fresh = oracle::recompute(&bench.plan, &state, Calls::Again).unwrap();
-    let differences = verify::compare(&bench.plan, &state, &fresh).unwrap();
-    assert!(differences.is_empty(), "{} differences", differences.len());
+    tuned::check(bench, "s");
 }
 
 #[test]

@@ -5,69 +5,30 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+#[path = "common/tuned.rs"]
+mod tuned;
+
+use std::{collections::BTreeSet, process::Command};
 
 use coea_engine::{
     models::RealModels,
-    oracle::{self, Calls},
     runtime::{driver::Options, report::Report, versions::want},
-    state::{State, manifest::Manifest, tables::Tables},
+    state::tables::Tables,
     testing::Bench,
-    verify,
 };
 use coea_operators::row::Value;
+use tuned::{check, manifest, pipeline, rows};
 
-const PIPELINE: &str = include_str!("common/pipeline.yaml");
-const ITEMS: &str = "item_id,genres\n1,Drama|War\n2,Comedy\n3,Sci-Fi|Drama\n4,War\n5,Noir|Comedy\n6,Drama\n";
-const USERS: &str = "user_id,age,job\n1,20,nurse\n2,30,cook\n3,40,nurse\n4,50,cook\n";
-const CHAT: &str = "<|im_start|>user\n{{ profile }}. Lately {{ recent | join(', ') }}. Next?<|im_end|>\n<|im_start|>assistant\n";
 const TUNED: &str = "  tuned:
     { op: sft_trainer, in: [events, label, prompt], updates: novelty, with: { targets: all, last: 2, held_out: 0.6, training: { rank: 2, batch: 2, epochs: 2, learning_rate: 0.02 } } }
 ";
 
-fn events() -> String {
-    let rows = (0..48).map(|n| format!("{},{},4,{}\n", 1 + n % 4, 1 + (n * 5 + n / 7) % 6, n));
-    format!("user_id,item_id,rating,timestamp\n{}", rows.collect::<String>())
-}
-
-/// The pipeline with more nodes, on the small model.
-fn pipeline(nodes: &str) -> String {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("operators/lm/fixtures/llama");
-    let text = PIPELINE.replace("base: small", &format!("base: {}", base.display()));
-    text.replace("sinks:\n", &format!("{nodes}sinks:\n"))
-}
-
 fn bench(nodes: &str) -> Result<Bench, String> {
-    let events = events();
-    let files = [
-        ("pipeline.yaml", PIPELINE),
-        ("novelty.jinja", CHAT),
-        ("relevance.jinja", CHAT),
-        ("events.csv", &events),
-        ("items.csv", ITEMS),
-        ("users.csv", USERS),
-    ];
-    let bench = Bench::new(&files)?;
-    std::fs::write(bench.path("pipeline.yaml"), pipeline(nodes)).map_err(|e| e.to_string())?;
-    bench.with_models(&RealModels::default())
-}
-
-fn rows(bench: &Bench, state: &str, table: &str) -> Vec<String> {
-    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
-    let rows = Tables::new(snapshot.layered("tables")).rows(table).unwrap();
-    rows.into_iter().map(|row| format!("{row:?}")).collect()
+    tuned::bench(&pipeline(nodes))
 }
 
 fn version(bench: &Bench, state: &str) -> String {
-    let snapshot = bench.state(state).unwrap().snapshot().unwrap();
-    Manifest::load(&snapshot.layered("meta")).unwrap().artifacts["tuned/version"].digest.clone()
-}
-
-fn check(bench: &Bench, state: &str) {
-    let state: State = bench.state(state).unwrap();
-    let fresh = oracle::recompute(&bench.plan, &state, Calls::Again).unwrap();
-    let differences = verify::compare(&bench.plan, &state, &fresh).unwrap();
-    assert!(differences.is_empty(), "{} differences", differences.len());
+    manifest(bench, state).artifacts["tuned/version"].digest.clone()
 }
 
 #[test]
