@@ -382,6 +382,12 @@ fn models_come_from_another_state_that_has_some() {
     let other = place.path("other").display().to_string();
     place.ok("run", FILTER, &["--models-from", &other]);
     assert_eq!(place.dump(FILTER, &TABLES), expected);
+    place.ok("run", FILTER, &["--models-from", &other]);
+    // A state that has fitted for itself takes no other's models.
+    fs::remove_dir_all(place.path("state")).unwrap();
+    place.append("data/events.csv", "1,1,5,900000000\n");
+    place.ok("run", FILTER, &[]);
+    place.fails("run", FILTER, &["--models-from", &other], 64, &["begins a fresh state"]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Epoch {
     /// Refuses what cannot be meant: cycles of nothing, and models from nowhere.
     ///
     /// # Errors
-    /// Exit 64 or 66, as [`Epoch::check_models_from`].
+    /// Exit 64 for what says nothing, 66 if there are no models to take.
     pub fn check(&self, loaded: &Loaded) -> Result<(), Failure> {
         if self.cycles > 0 && loaded.plan.refits().next().is_none() {
             let help = "give a node that `updates` a model `refit: { when: cycle }`";
@@ -79,16 +79,21 @@ impl Epoch {
             let message = "is the state of this run, which keeps its models anyway; name another one";
             return Err(output::usage(format!("--models-from {} {message}", dir.display())));
         }
-        let epoch = |dir: &Path| -> Result<u64, Failure> {
-            Ok(Manifest::load(&State::read(dir)?.snapshot()?.layered("meta"))?.epoch)
+        let manifest = |dir: &Path| -> Result<Manifest, Failure> {
+            Ok(Manifest::load(&State::read(dir)?.snapshot()?.layered("meta"))?)
         };
-        if epoch(&loaded.state_dir)? > 0 {
-            let message = "begins a fresh state, and this one has models of its own; name another --state";
-            return Err(output::usage(format!("--models-from {} {message}", dir.display())));
-        }
-        if epoch(dir)? == 0 {
+        let (own, other) = (manifest(&loaded.state_dir)?, manifest(dir)?);
+        if other.epoch == 0 {
             let message = format!("error: --models-from {}: nothing was ever run in it", dir.display());
             return Err(Failure::new(66, message));
+        }
+        // To say it again is no mistake, as long as it changes nothing.
+        let digests = |of: &Manifest| -> Vec<(String, String)> {
+            of.artifacts.iter().map(|(leaf, fitted)| (leaf.clone(), fitted.digest.clone())).collect()
+        };
+        if own.epoch > 0 && digests(&own) != digests(&other) {
+            let message = "begins a fresh state, and this one has models of its own; name another --state";
+            return Err(output::usage(format!("--models-from {} {message}", dir.display())));
         }
         Ok(())
     }
