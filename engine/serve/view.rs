@@ -11,12 +11,13 @@ use std::{
 
 use coea_operators::{
     row::Row,
-    served::VERSION,
+    served::ModelVersion,
     shape::{LeafId, Shape},
 };
 
 use crate::{
     plan::{Plan, PlanNode, PlanSource},
+    runtime::versions::version_leaf,
     state::{
         State, StateError, history::History, layered::Layered, manifest::Manifest, memo::Memo, tables::Tables,
     },
@@ -104,23 +105,31 @@ impl View {
         versions
     }
 
+    /// Whether the version of a model that is in use has an adapter.
+    fn adapted(&self, model: &str) -> bool {
+        let leaf = version_leaf(&self.plan, model).map(|leaf| self.plan.leaf_name(leaf));
+        let used = leaf.and_then(|leaf| self.manifest.artifacts.get(&leaf));
+        used.is_some_and(|used| used.digest != ModelVersion::default().digest())
+    }
+
     fn model_version(&self, leaf: LeafId) -> Option<(String, String)> {
         let node = self.plan.node(&self.plan.leaves[leaf].node)?;
         let asks = |at: LeafId| matches!(&self.plan.leaves[at].shape, Shape::Infer { kernel, .. } if !kernel.cheap());
         match &self.plan.leaves[leaf].shape {
             Shape::Fit { .. } => {
                 let fitted = self.manifest.artifacts.get(&self.plan.leaf_name(leaf))?;
-                if let Some(model) = node.updates.as_ref().filter(|_| self.plan.leaves[leaf].role == VERSION)
-                {
-                    return Some((model.clone(), fitted.digest.clone()));
+                let used =
+                    node.updates.as_ref().filter(|model| version_leaf(&self.plan, model) == Some(leaf));
+                if let Some(model) = used {
+                    return self.adapted(model).then(|| (model.clone(), fitted.digest.clone()));
                 }
                 // A node that asks a language model names that one; what it fits beside is a part.
                 let asking = self.plan.infers().any(|at| self.plan.leaves[at].node == node.name && asks(at));
                 let own = node.model.clone().filter(|_| !asking);
                 Some((own.unwrap_or_else(|| self.plan.leaf_name(leaf)), fitted.digest.clone()))
             }
-            // A model that a node updates is the version of that node.
-            Shape::Infer { .. } if self.plan.updater(node.model.as_deref()).is_some() => None,
+            // A model with an adapter is the version that a node made of it.
+            Shape::Infer { .. } if node.model.as_ref().is_some_and(|model| self.adapted(model)) => None,
             Shape::Infer { .. } if asks(leaf) => {
                 // An inference's logic ends with the digest of its model.
                 let logic = self.plan.infer_logic(leaf);
