@@ -4,8 +4,7 @@
 //! one of them makes is a version that is wanted, and bringing it about is an epoch like any other: so a
 //! relevance model is asked again before pairs are made of its verdicts. What is done of a cycle is written
 //! down with what it made: one that a budget or a kill cuts off is brought up to date by the next run, and
-//! ended by the next cycle. What a gate refuses is written down and
-//! changes nothing else.
+//! ended by the next cycle. What a gate refuses is written down and changes nothing else.
 
 use coea_operators::{
     row::{Row, Value},

@@ -148,9 +148,13 @@ impl Llama {
             rms_norm(&x, &layer.inner_norm, epsilon, &mut normed);
             tiles.pack(rows, hidden, |r| &normed[r * hidden..]);
             product(index, Place::GateUp, &tiles, &mut wide, false);
+            let gated = |row: &mut [f32]| {
+                let (first, up) = row.split_at_mut(inner);
+                gate(first, up);
+            };
             match threads {
-                Threads::One => gate(&mut wide, inner),
-                Threads::All => wide.par_chunks_mut(2 * inner).for_each(|row| gate(row, inner)),
+                Threads::One => wide.chunks_mut(2 * inner).for_each(gated),
+                Threads::All => wide.par_chunks_mut(2 * inner).for_each(gated),
             }
             tiles.pack(rows, inner, |r| &wide[r * 2 * inner..]);
             product(index, Place::Down, &tiles, &mut x, true);

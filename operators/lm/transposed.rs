@@ -86,13 +86,55 @@ dispatched! {
     fn turn = turn_body(lines: &[f32], into: &mut [f32])
 }
 
+/// A square of weights.
+type Square = [[f32; PANEL]; PANEL];
+
+/// Side of the squares that are turned round within registers.
+const SIDE: usize = 8;
+
 #[inline(always)]
 fn turn_body<const FUSED: bool>(lines: &[f32], into: &mut [f32]) {
     let (lines, _) = lines.as_chunks::<PANEL>();
     let (into, _) = into.as_chunks_mut::<PANEL>();
-    for (j, into) in into.iter_mut().enumerate() {
-        *into = std::array::from_fn(|i| lines.get(i).map_or(0.0, |line| line[j % PANEL]));
+    match (lines.first_chunk::<PANEL>(), into.first_chunk_mut::<PANEL>()) {
+        (Some(lines), Some(into)) => transpose(lines, into),
+        _ => {
+            let (mut whole, mut turned) = ([[0.0; PANEL]; PANEL], [[0.0; PANEL]; PANEL]);
+            whole[..lines.len()].copy_from_slice(lines);
+            transpose(&whole, &mut turned);
+            into.copy_from_slice(&turned[..into.len()]);
+        }
     }
+}
+
+#[inline(always)]
+fn transpose(lines: &Square, into: &mut Square) {
+    for (top, left) in [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)] {
+        let mut square = [[0.0; SIDE]; SIDE];
+        for row in 0..SIDE {
+            square[row].copy_from_slice(&lines[top + row][left..left + SIDE]);
+        }
+        let turned = interleaved(interleaved(interleaved(square)));
+        for row in 0..SIDE {
+            into[left + row][top..top + SIDE].copy_from_slice(&turned[row]);
+        }
+    }
+}
+
+/// The numbers of the upper rows, each followed by its like in the lower ones. That turns the bits of
+/// every number's place round by one; after three times, rows and columns have changed places.
+#[inline(always)]
+fn interleaved(rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+    let mut next = [[0.0; SIDE]; SIDE];
+    for row in 0..SIDE / 2 {
+        for lane in 0..SIDE / 2 {
+            next[2 * row][2 * lane] = rows[row][lane];
+            next[2 * row][2 * lane + 1] = rows[SIDE / 2 + row][lane];
+            next[2 * row + 1][2 * lane] = rows[row][SIDE / 2 + lane];
+            next[2 * row + 1][2 * lane + 1] = rows[SIDE / 2 + row][SIDE / 2 + lane];
+        }
+    }
+    next
 }
 
 #[cfg(test)]

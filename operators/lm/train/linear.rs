@@ -66,8 +66,7 @@ pub(super) struct Linear<'a> {
 }
 
 impl Linear<'_> {
-    fn dropped(&self, first: usize, x: &[f32]) -> Vec<f32> {
-        let mut x = x.to_vec();
+    fn dropped(&self, first: usize, mut x: Vec<f32>) -> Vec<f32> {
         if let Some(dropout) = self.dropout {
             dropout.apply(self.at, first, self.weights.inputs, &mut x);
         }
@@ -83,7 +82,7 @@ impl Linear<'_> {
         self.weights.apply(tiles, panel, y, add);
         if let Some(adapter) = self.adapter {
             if self.dropout.is_some() {
-                let x = self.dropped(first, x);
+                let x = self.dropped(first, x.to_vec());
                 tiles.pack(rows, inputs, |r| &x[r * inputs..]);
             }
             let mut inner = vec![0.0; rows * adapter.rank()];
@@ -97,8 +96,8 @@ impl Linear<'_> {
     pub(super) fn backward(
         &self,
         first: usize,
-        x: &[f32],
-        dy: &[f32],
+        x: Vec<f32>,
+        dy: Vec<f32>,
         scratch: &mut Scratch,
     ) -> (Vec<f32>, Trace) {
         let Scratch { tiles, panel } = scratch;
@@ -124,7 +123,7 @@ impl Linear<'_> {
                 dx.iter_mut().zip(through).for_each(|(dx, through)| *dx += through);
             }
         }
-        (dx, Trace { x, dy: dy.to_vec(), inner, slope })
+        (dx, Trace { x, dy, inner, slope })
     }
 }
 
@@ -142,8 +141,10 @@ impl Table<'_> {
         let rows = self.traces.iter().flat_map(|trace| (self.of)(trace).chunks_exact(self.width));
         let mut columns = Vec::new();
         for row in rows {
-            columns.extend_from_slice(&row[first..first + count]);
-            columns.resize(columns.len() + WIDTH - count, 0.0);
+            match row[first..first + count].first_chunk::<WIDTH>() {
+                Some(whole) => columns.extend(whole),
+                None => columns.extend((0..WIDTH).map(|i| if i < count { row[first + i] } else { 0.0 })),
+            }
         }
         columns
     }

@@ -178,9 +178,12 @@ mod tests {
         let mut slopes = vec![0.0; rows.len()];
         gate_backward(&rows, &weights, 19, &mut slopes);
         check(&rows, &slopes, |rows| {
-            let mut rows = rows.to_vec();
-            gate(&mut rows, 19);
-            let y: Vec<f32> = rows.chunks(2 * 19).flat_map(|row| row[..19].to_vec()).collect();
+            let mut y: Vec<f32> = Vec::new();
+            for row in rows.chunks(2 * 19) {
+                let mut gated = row[..19].to_vec();
+                gate(&mut gated, &row[19..]);
+                y.extend(gated);
+            }
             along(&y, &weights)
         });
         let mut far = [0.0; 4];

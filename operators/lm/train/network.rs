@@ -20,7 +20,7 @@ use crate::lm::llama::{Layer, Llama, add_bias};
 use crate::lm::math::{gate, rms_norm, rotate};
 
 /// Rows of a part, at most: what the blocks of the products hold of the widest matrix.
-const PART: usize = 10 * TILE;
+const PART: usize = 24 * TILE;
 
 /// What a part keeps of a layer, beside its rows of `[query | key | value]`.
 struct Kept {
@@ -240,16 +240,16 @@ impl<'a> Adapted<'a> {
         let (sizes, first) = (&self.network.sizes, part.rows.start);
         let [_, output, gate_up, down] = &self.linears;
         let Part { x: slopes, kept, scratch, traces, .. } = part;
-        let Some(Kept { mixed, middle, wide, .. }) = kept.last() else { return Vec::new() };
-        let (by_gated, trace) = down.backward(first, &gated(wide, sizes.inner), slopes, scratch);
+        let Some(Kept { mixed, middle, wide, .. }) = kept.last_mut() else { return Vec::new() };
+        let (by_gated, trace) = down.backward(first, gated(wide, sizes.inner), slopes.clone(), scratch);
         traces[Place::Down as usize] = trace;
         let mut by_wide = vec![0.0; wide.len()];
         gate_backward(wide, &by_gated, sizes.inner, &mut by_wide);
         let normed = self.norm(middle, &self.layer.inner_norm);
-        let (by_normed, trace) = gate_up.backward(first, &normed, &by_wide, scratch);
+        let (by_normed, trace) = gate_up.backward(first, normed, by_wide, scratch);
         traces[Place::GateUp as usize] = trace;
         norm_backward(middle, &self.layer.inner_norm, sizes.epsilon, &by_normed, slopes);
-        let (by_mixed, trace) = output.backward(first, mixed, slopes, scratch);
+        let (by_mixed, trace) = output.backward(first, std::mem::take(mixed), slopes.clone(), scratch);
         traces[Place::Output as usize] = trace;
         by_mixed
     }
@@ -258,7 +258,11 @@ impl<'a> Adapted<'a> {
     fn pull_projection(&self, rotation: &[f32], part: &mut Part, queries: &[f32], keys: &[f32]) {
         let heads = self.network.sizes.heads;
         let both = queries.chunks_exact(heads.query_width()).zip(keys.chunks_exact(2 * heads.key_width()));
-        let mut slopes: Vec<f32> = both.flat_map(|(q, k)| q.iter().chain(k)).copied().collect();
+        let mut slopes = Vec::with_capacity(queries.len() + keys.len());
+        for (queries, keys) in both {
+            slopes.extend_from_slice(queries);
+            slopes.extend_from_slice(keys);
+        }
         let rotation = &rotation[part.rows.start * heads.size..part.rows.end * heads.size];
         let scale = 1.0 / (heads.size as f32).sqrt();
         for (row, rotation) in
@@ -274,7 +278,7 @@ impl<'a> Adapted<'a> {
         let Some(Kept { x, .. }) = part.kept.pop() else { return };
         let normed = self.norm(&x, &self.layer.attention_norm);
         let linear = &self.linears[Place::Projection as usize];
-        let (by_normed, trace) = linear.backward(part.rows.start, &normed, &slopes, &mut part.scratch);
+        let (by_normed, trace) = linear.backward(part.rows.start, normed, slopes, &mut part.scratch);
         part.traces[Place::Projection as usize] = trace;
         norm_backward(&x, &self.layer.attention_norm, self.network.sizes.epsilon, &by_normed, &mut part.x);
     }
@@ -282,7 +286,10 @@ impl<'a> Adapted<'a> {
 
 /// `silu(gate)·up` of rows `[gate | up]`, `[row][inner]`.
 fn gated(wide: &[f32], inner: usize) -> Vec<f32> {
-    let mut wide = wide.to_vec();
-    gate(&mut wide, inner);
-    wide.chunks_exact(2 * inner).flat_map(|row| &row[..inner]).copied().collect()
+    let mut gated = Vec::with_capacity(wide.len() / 2);
+    for (at, row) in wide.chunks_exact(2 * inner).enumerate() {
+        gated.extend_from_slice(&row[..inner]);
+        gate(&mut gated[at * inner..], &row[inner..]);
+    }
+    gated
 }
