@@ -29,7 +29,7 @@ use crate::{
     price::Price,
     registry::Registry,
     sinks::KvSink,
-    spec::{Named, NodeSpec, Spec, When},
+    spec::{Named, NodeSpec, Spec},
 };
 
 /// Lowers a pipeline.
@@ -178,9 +178,12 @@ impl Lowering<'_> {
         let first_leaf = self.graph.leaves.len();
         let leaf = operator.build(&given, &mut self.graph);
         self.useless_policies(&named.spec, first_leaf);
-        let cycle = named.spec.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle);
-        if cycle && operator.refits() {
+        let cycles = named.spec.refit.as_ref().is_some_and(|refit| refit.when.in_cycles());
+        if cycles && operator.refits() {
             self.graph.every_cycle(first_leaf);
+        }
+        if cycles && operator.renews() {
+            self.graph.renewed(first_leaf);
         }
         self.once_of_cycles(named, first_leaf);
         let name = named.name.value.clone();
@@ -199,6 +202,7 @@ impl Lowering<'_> {
             first_leaf,
             after: named.spec.after.as_ref().map(|after| Debounce { events: after.events, time: after.time }),
             max_calls: named.spec.limits.as_ref().map(|limits| limits.calls),
+            due: policies::due(named.spec.refit.as_ref()),
         })
     }
 

@@ -102,6 +102,26 @@ pub struct PlanNode {
     pub after: Option<Debounce>,
     /// Calls that a run may spend on it.
     pub max_calls: Option<u64>,
+    /// In which cycles it works, if it works in cycles.
+    pub due: Due,
+}
+
+/// In which cycles something is fitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Due {
+    /// In each of them.
+    #[default]
+    EachCycle,
+    /// Where so many epochs have passed since it came into use.
+    After {
+        /// The epochs.
+        epochs: u64,
+    },
+    /// Where the data have drifted further than this from what it was fitted on.
+    Drifted {
+        /// The drift tolerated.
+        above: f64,
+    },
 }
 
 /// Until one of these is reached, requests wait.
@@ -179,6 +199,21 @@ impl Plan {
     /// Whether a fit is done in cycles alone.
     pub fn is_between(&self, leaf: LeafId) -> bool {
         matches!(self.leaves[leaf].shape, Shape::Fit { refit: Refit::Between(_), .. })
+    }
+
+    /// The fits that are renewed in cycles, in order.
+    pub fn renewals(&self) -> impl Iterator<Item = LeafId> + '_ {
+        self.of_shape(|shape| matches!(shape, Shape::Fit { refit: Refit::Again, .. }))
+    }
+
+    /// Whether cycles have anything to do.
+    pub fn cycles(&self) -> bool {
+        self.refits().next().is_some() || self.renewals().next().is_some()
+    }
+
+    /// In which cycles a fit is done.
+    pub fn due(&self, leaf: LeafId) -> Due {
+        self.node(&self.leaves[leaf].node).map_or(Due::EachCycle, |node| node.due)
     }
 
     /// The fits that cycles do, in order, each with the fit whose artifact it replaces.

@@ -18,7 +18,7 @@ use crate::{
     operator::{Described, Inputs, Operator, Problem, Problems},
     row::{Row, Value},
     schema::{Column, Schema, Type},
-    shape::{Artifact, CallError, Graph, KernelError, LeafId, Progress, Snapshot},
+    shape::{Artifact, CallError, Figures, Graph, KernelError, LeafId, Progress, Snapshot},
 };
 
 /// Encodes each user's filtered clicks, with sparse features prepended, into a vector.
@@ -236,6 +236,17 @@ fn fit(
     Ok(FittedEncoder { items, features, network })
 }
 
+/// The share of clicks on items that the encoder does not know.
+fn drift(encoder: &FittedEncoder, requests: &dyn Snapshot) -> Figures {
+    let (mut clicks, mut unknown) = (0u64, 0u64);
+    requests.for_each(&mut |_, row, _| {
+        let (items, _) = unpack(row);
+        clicks += items.len() as u64;
+        unknown += items.iter().filter(|item| !encoder.items.contains_key(*item)).count() as u64;
+    });
+    vec![("unknown_clicks".to_string(), unknown as f64 / clicks.max(1) as f64)]
+}
+
 impl Operator for CsaEncoder {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.columns(inputs)?;
@@ -244,6 +255,14 @@ impl Operator for CsaEncoder {
 
     fn model_kinds(&self) -> &'static [&'static str] {
         &["csa_encoder"]
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn drifts(&self) -> bool {
+        true
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
@@ -260,6 +279,7 @@ impl Operator for CsaEncoder {
         let fitted = graph.fit("weights", &[requests], &[], logic, move |inputs, _, progress| {
             fit(&operator, &columns, inputs[0], progress)
         });
+        graph.drifts(fitted, |inputs, encoder: &FittedEncoder| Ok(drift(encoder, inputs[0])));
         graph.infer_with("", requests, &[fitted.leaf()], Encode { max_length: self.max_length })
     }
 }

@@ -20,7 +20,22 @@ pub trait Artifact: Any + Send + Sync + Sized {
     /// # Errors
     /// If the bytes were not written by [`Artifact::to_bytes`].
     fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError>;
+
+    /// What it tells of how it was fitted.
+    fn figures(&self) -> Figures {
+        Vec::new()
+    }
 }
+
+/// Figures by name.
+pub type Figures = Vec<(String, f64)>;
+
+/// The figures of an artifact.
+pub type FiguresKernel = Arc<dyn Fn(&Loaded) -> Figures + Send + Sync>;
+
+/// `(what the fit reads, as it is now, the artifact in use) → how far the two have come apart`; the first
+/// figure is the one that a policy looks at, 0 being none.
+pub type DriftKernel = Arc<dyn Fn(&[&dyn Snapshot], &Loaded) -> Result<Figures, KernelError> + Send + Sync>;
 
 /// A relation at rest, in canonical order.
 pub trait Snapshot {

@@ -10,8 +10,8 @@ use crate::{
     published::Published,
     row::{Keyed, Row},
     shape::{
-        Artifact, CallError, FitCost, FoldKernel, InferKernel, KernelError, LeafId, Loaded, MapKernel,
-        Progress, Refit, Shape, Snapshot, Watch,
+        Artifact, CallError, Figures, FitCost, FoldKernel, InferKernel, KernelError, LeafId, Loaded,
+        MapKernel, Progress, Refit, Shape, Snapshot, Watch,
     },
 };
 
@@ -195,6 +195,9 @@ impl Graph {
             cheap: false,
             price: None,
             refit: Refit::Once,
+            compares: false,
+            figures: Arc::new(|loaded| loaded.downcast_ref::<A>().map(A::figures).unwrap_or_default()),
+            drift: None,
         };
         Fitted::at(self.add(role, shape))
     }
@@ -224,6 +227,34 @@ impl Graph {
             if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
                 *refit = Refit::Between(at);
             }
+        }
+    }
+
+    /// Declares that the fits of the current node from this leaf on are renewed in cycles.
+    pub fn renewed(&mut self, first: LeafId) {
+        for leaf in self.leaves.iter_mut().skip(first) {
+            if let Shape::Fit { refit: refit @ Refit::Once, .. } = &mut leaf.shape {
+                *refit = Refit::Again;
+            }
+        }
+    }
+
+    /// Declares that a fit, where it is renewed, sees what its node put out and the artifact in use: they
+    /// come after its inputs and artifacts.
+    pub(crate) fn compares<A>(&mut self, fitted: Fitted<A>) {
+        if let Shape::Fit { compares, .. } = &mut self.leaves[fitted.leaf].shape {
+            *compares = true;
+        }
+    }
+
+    /// Declares how far a fit's inputs and its artifact have come apart.
+    pub(crate) fn drifts<A: Artifact>(
+        &mut self,
+        fitted: Fitted<A>,
+        kernel: impl Fn(&[&dyn Snapshot], &A) -> Result<Figures, KernelError> + Send + Sync + 'static,
+    ) {
+        if let Shape::Fit { drift, .. } = &mut self.leaves[fitted.leaf].shape {
+            *drift = Some(Arc::new(move |inputs, artifact| kernel(inputs, present(Some(artifact))?)));
         }
     }
 

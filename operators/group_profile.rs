@@ -240,6 +240,10 @@ impl Operator for GroupProfile {
         }
     }
 
+    fn renews(&self) -> bool {
+        true
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let Ok((columns, writer)) = self.parts(inputs) else { unreachable!("checked by output") };
         let leaves: Vec<LeafId> = inputs.inputs.iter().map(|i| i.leaf).collect();

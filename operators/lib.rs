@@ -35,6 +35,7 @@ pub mod preference_pairs;
 pub mod prompt_builder;
 mod published;
 pub mod recent_categories;
+mod regroup;
 mod replay;
 pub mod reward_trainer;
 pub mod row;

@@ -304,15 +304,8 @@ mod tests {
         row::Value,
         shape::{Counts, Walk},
         template::Template,
+        testing::Rows,
     };
-
-    struct Rows(Vec<(Row, Row, i64)>);
-
-    impl Snapshot for Rows {
-        fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
-            self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
-        }
-    }
 
     /// The categories of the newest event, and how many events there are.
     struct Newest;

@@ -3,15 +3,19 @@
 //! The tuple of codes is reported as it is; what keys are made of is a fitted table tuple → group,
 //! because nearly every user has a tuple of their own.
 
+mod codebook;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::codebook::Codebook;
+pub use self::codebook::group_name;
 use crate::{
     nn::{RqConfig, RqVae},
     operator::{Described, Inputs, Operator, Problem, Problems},
-    row::{Row, Value},
+    row::Row,
     schema::{Column, Schema, Type},
-    shape::{Artifact, Graph, KernelError, LeafId, Progress},
+    shape::{Graph, LeafId, Progress, Snapshot, present},
 };
 
 /// Quantises vectors into code tuples and groups.
@@ -82,21 +86,6 @@ fn min_group() -> usize {
     8
 }
 
-impl Artifact for RqVae {
-    fn to_bytes(&self) -> Vec<u8> {
-        RqVae::to_bytes(self)
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError> {
-        RqVae::from_bytes(bytes).map_err(|e| e.to_string())
-    }
-}
-
-/// A group's name; fixed width, so that names sort as numbers do.
-pub fn group_name(group: u32) -> String {
-    format!("g{group:03}")
-}
-
 impl RqQuantizer {
     fn config(&self) -> RqConfig {
         RqConfig {
@@ -135,6 +124,15 @@ impl RqQuantizer {
     }
 }
 
+/// The vectors by user.
+fn vectors_of(rows: &dyn Snapshot, column: usize) -> Vec<(Row, Vec<f32>)> {
+    let mut vectors = Vec::new();
+    rows.for_each(&mut |user, row, _| {
+        vectors.extend(row[column].as_floats().map(|vector| (user.clone(), vector)));
+    });
+    vectors
+}
+
 impl Operator for RqQuantizer {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.column(inputs)?;
@@ -146,27 +144,40 @@ impl Operator for RqQuantizer {
         &["rq_quantizer"]
     }
 
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn drifts(&self) -> bool {
+        true
+    }
+
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let Ok(column) = self.column(inputs) else { unreachable!("checked by output") };
         let vectors = inputs.inputs[0].leaf;
         let config = self.config();
-        let logic = format!("rq_fit/1 {config:?}");
-        let codebook = graph.fit("codebook", &[vectors], &[], logic, move |inputs, _, progress| {
-            let mut data = Vec::new();
-            inputs[0].for_each(&mut |_, row, _| data.extend(row[column].as_floats()));
+        let logic = format!("rq_fit/2 {config:?}");
+        let codebook = graph.fit("codebook", &[vectors], &[], logic, move |inputs, artifacts, progress| {
+            let vectors = vectors_of(inputs[0], column);
+            let data: Vec<Vec<f32>> = vectors.iter().map(|(_, vector)| vector.clone()).collect();
             let mut tell = |p: crate::nn::RqProgress| {
                 let note = format!("error {:.3}", p.reconstruction);
                 progress(Progress { done: p.epoch as u64, total: p.epochs as u64, note: &note });
             };
-            Ok(RqVae::fit(&data, &config, &mut tell).map_err(|e| e.to_string())?.0)
+            let (quantiser, _) = RqVae::fit(&data, &config, &mut tell).map_err(|e| e.to_string())?;
+            let before = match inputs.get(1) {
+                Some(rows) => Some((*rows, present::<Codebook>(artifacts.first())?)),
+                None => None,
+            };
+            Ok(Codebook::new(quantiser, &vectors, before)?)
         });
-        graph.map_with("", vectors, codebook, move |codebook: &RqVae, key, row, out| {
+        graph.compares(codebook);
+        graph.drifts(codebook, move |inputs, codebook: &Codebook| {
+            codebook.drift(&vectors_of(inputs[0], column))
+        });
+        graph.map_with("", vectors, codebook, move |codebook: &Codebook, key, row, out| {
             let vector = row[column].as_floats().ok_or("not a vector")?;
-            let codes = codebook.quantise(&vector).map_err(|e| e.to_string())?;
-            let group = codebook.group(&codes.csid).map_err(|e| e.to_string())?;
-            let group = Value::text(group_name(group));
-            let csid = Value::list(codes.csid.iter().map(|code| Value::U64(u64::from(*code))));
-            out.push((key.clone(), Row::from([csid, group])));
+            out.push((key.clone(), codebook.row(&vector)?));
             Ok(())
         })
     }

@@ -7,7 +7,10 @@
 use std::{any::Any, fmt, sync::Arc};
 
 pub use crate::{
-    fitting::{Artifact, FitCost, FitKernel, LoadKernel, PriceKernel, Progress, Snapshot, Watch},
+    fitting::{
+        Artifact, DriftKernel, Figures, FiguresKernel, FitCost, FitKernel, LoadKernel, PriceKernel, Progress,
+        Snapshot, Watch,
+    },
     graph::{Fitted, Graph, Leaf, present},
 };
 use crate::{
@@ -158,6 +161,8 @@ pub enum Refit {
     /// Once, in the first epoch that can.
     #[default]
     Once,
+    /// In the first epoch that can, and anew in cycles, together with all that is renewed there.
+    Again,
     /// In every cycle, and in no epoch: out of what epochs brought about. What it makes takes the place of
     /// the artifact of this fit; that may be itself.
     Between(LeafId),
@@ -229,6 +234,13 @@ pub enum Shape {
         price: Option<PriceKernel>,
         /// When it is done.
         refit: Refit,
+        /// Whether a renewal is given one input and one artifact more: what the node put out so far, and
+        /// the artifact in use.
+        compares: bool,
+        /// What the result tells of how it was fitted.
+        figures: FiguresKernel,
+        /// How far data and artifact have come apart, where that can be told.
+        drift: Option<DriftKernel>,
     },
 }
 

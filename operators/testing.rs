@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::{
     language_model::{Answered, LanguageModel, Writing, Written},
     row::{Row, Value},
-    shape::{CallError, Cost, Counts, Event, FoldKernel},
+    shape::{CallError, Cost, Counts, Event, FoldKernel, Snapshot},
     tuning::trainer::{Objective, Told},
 };
 
@@ -38,6 +38,15 @@ impl LanguageModel for Echo {
 
     fn price(&self, prompts: &[String]) -> Result<Cost, CallError> {
         Ok(Cost { prompt_tokens: prompts.len() as u64, ..Cost::default() })
+    }
+}
+
+/// A relation at rest: key, row and count, in order.
+pub struct Rows(pub Vec<(Row, Row, i64)>);
+
+impl Snapshot for Rows {
+    fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
+        self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
     }
 }
 

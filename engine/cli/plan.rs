@@ -16,7 +16,7 @@ use super::{
     tree,
 };
 use crate::{
-    runtime::{RunError, backlog::Clock, driver::Driver, foreseen::Foreseen, report::Report},
+    runtime::{RunError, backlog::Clock, driver::Driver, foreseen::Foresight, report::Report},
     state::{State, manifest::Manifest},
 };
 
@@ -108,8 +108,8 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let clock = Clock::at(Clock::System.now());
     let (report, cycles) = foresee(&loaded, args, clock.clone(), &bars)?;
     let mut document = report.to_json();
-    if args.epoch.cycles > 0 {
-        document["cycles"] = foreseen_json(args.epoch.cycles, &cycles);
+    if let Some(cycles) = &cycles {
+        document["cycles"] = foreseen_json(args.epoch.cycles, cycles);
     }
     if let Some(file) = &args.out {
         let document = json!({
@@ -126,13 +126,14 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         (Format::Text, None) if args.common.quiet => {}
         (Format::Text, None) => {
             print(&tree::text(&report));
-            if args.epoch.cycles > 0 {
-                print(&foreseen_text(args.epoch.cycles, &cycles));
+            if let Some(cycles) = &cycles {
+                print(&foreseen_text(args.epoch.cycles, cycles));
             }
         }
     }
     let most = args.epoch.max_calls.unwrap_or(u64::MAX);
-    let calls = report.language_calls() + calls(args.epoch.cycles, &cycles).unwrap_or_default();
+    let of_cycles = cycles.as_ref().and_then(|cycles| calls(args.epoch.cycles, cycles));
+    let calls = report.language_calls() + of_cycles.unwrap_or_default();
     if calls > most {
         let sure = if args.epoch.cycles > 0 { "up to " } else { "" };
         let message = format!("error: {sure}{calls} language-model calls are more than --max-calls {most}");
@@ -148,7 +149,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
             return Err(Failure::new(4, message));
         }
     }
-    match args.detailed_exitcode && (report.changes_anything() || !cycles.is_empty()) {
+    match args.detailed_exitcode && (report.changes_anything() || cycles.is_some()) {
         true => Err(Failure::new(2, "")),
         false => Ok(()),
     }
@@ -159,7 +160,7 @@ fn foresee(
     args: &PlanArgs,
     clock: Clock,
     bars: &Bars,
-) -> Result<(Report, Vec<Foreseen>), RunError> {
+) -> Result<(Report, Option<Foresight>), RunError> {
     let state = State::read(&loaded.state_dir)?;
     let mut options = args.epoch.options(true);
     options.resolve = !args.no_resolve;
@@ -170,7 +171,7 @@ fn foresee(
     driver.price_open()?;
     let changes = driver.changes()?;
     let report = driver.report(&changes);
-    let cycles = if args.epoch.cycles > 0 { driver.foresee()? } else { Vec::new() };
+    let cycles = (args.epoch.cycles > 0).then(|| driver.foresee()).transpose()?;
     Ok((report, cycles))
 }
 

@@ -60,7 +60,7 @@ impl Epoch {
     /// # Errors
     /// Exit 64 for what says nothing, 66 if there are no models to take.
     pub fn check(&self, loaded: &Loaded) -> Result<(), Failure> {
-        if self.cycles > 0 && loaded.plan.refits().next().is_none() {
+        if self.cycles > 0 && !loaded.plan.cycles() {
             let help = "give a node that `updates` a model `refit: { when: cycle }`";
             return Err(output::usage(format!("nothing in the pipeline is made anew in cycles; {help}")));
         }

@@ -8,13 +8,25 @@ use coea_operators::{
 };
 
 use super::Lowering;
-use crate::spec::{Named, NodeSpec, When};
+use crate::{
+    plan::Due,
+    spec::{self, Named, NodeSpec, When},
+};
+
+/// In which cycles a node works.
+pub(super) fn due(refit: Option<&spec::Refit>) -> Due {
+    match refit.map(|refit| refit.when) {
+        Some(When::Every { epochs }) => Due::After { epochs },
+        Some(When::Drift { above }) => Due::Drifted { above },
+        _ => Due::EachCycle,
+    }
+}
 
 impl Lowering<'_> {
     /// Whether a node works between epochs: because it cannot do otherwise, or because it is told to make
     /// versions of a model there. Of what cannot be read, it does not.
     pub(super) fn between(&self, node: &NodeSpec) -> bool {
-        if node.updates.is_some() && node.refit.as_ref().is_some_and(|refit| refit.when == When::Cycle) {
+        if node.updates.is_some() && node.refit.as_ref().is_some_and(|refit| refit.when.in_cycles()) {
             return true;
         }
         let operator = self.registry.get(&node.op).and_then(|entry| entry.parse(&node.with).ok());
@@ -25,6 +37,7 @@ impl Lowering<'_> {
     /// that says something else than what happens.
     pub(super) fn policies(&mut self, node: &NodeSpec, operator: &dyn Operator) {
         let between = operator.between_epochs();
+        let anew = between || node.updates.is_some() || operator.refits() || operator.renews();
         let op = &node.op;
         let help = Some("write `refit: { when: cycle }`, and `run --cycles N`".to_string());
         match &node.refit {
@@ -32,15 +45,18 @@ impl Lowering<'_> {
             Some(refit) if between && refit.when == When::Once => {
                 self.error(&refit.span, format!("{} works in cycles, not once", op.value), help);
             }
-            Some(refit) if !matches!(refit.when, When::Once | When::Cycle) => {
+            Some(refit) if refit.when == When::Changed => {
                 let help = Some("write `refit: { when: once }` or `refit: { when: cycle }`".to_string());
                 self.error(&refit.span, "this refit policy is not built yet", help);
             }
-            Some(refit)
-                if refit.when == When::Cycle && !between && node.updates.is_none() && !operator.refits() =>
-            {
+            Some(refit) if refit.when.in_cycles() && !anew => {
                 let message = format!("{} cannot be fitted anew in cycles", op.value);
                 self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
+            }
+            Some(refit) if matches!(refit.when, When::Drift { .. }) && !operator.drifts() => {
+                let message = format!("{} does not tell how far its data have drifted", op.value);
+                let help = "write `refit: { when: cycle }` or `refit: { when: every, epochs: 10 }`";
+                self.error(&refit.span, message, Some(help.to_string()));
             }
             _ => {}
         }
@@ -52,7 +68,11 @@ impl Lowering<'_> {
         let leaves = &self.graph.leaves;
         let mut of_cycles: Vec<Option<LeafId>> = Vec::with_capacity(leaves.len());
         for (at, leaf) in leaves.iter().enumerate() {
-            let own = matches!(leaf.shape, Shape::Fit { refit: Refit::Between(of), .. } if of == at);
+            let own = match leaf.shape {
+                Shape::Fit { refit: Refit::Between(of), .. } => of == at,
+                Shape::Fit { refit: Refit::Again, .. } => true,
+                _ => false,
+            };
             let above = || leaf.shape.reads().into_iter().find_map(|above| of_cycles[above]);
             of_cycles.push(if own { Some(at) } else { above() });
         }

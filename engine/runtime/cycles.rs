@@ -13,8 +13,11 @@ use coea_operators::{
     shape::{Artifact, FitCost, LeafId},
 };
 
-use super::{RunError, driver::Driver, report::Report};
-use crate::state::{StateError, manifest::Manifest, tables::Tables};
+use super::{RunError, driver::Driver, renewal::RENEWALS, report::Report};
+use crate::{
+    plan::Due,
+    state::{StateError, manifest::Manifest, tables::Tables},
+};
 
 /// The table of what cycles made.
 pub const CYCLES: &str = "cycles";
@@ -49,6 +52,8 @@ pub enum Outcome {
     Same,
     /// Its gate refused it, for these reasons.
     Refused(Vec<String>),
+    /// It was not its turn, for this reason.
+    Kept(String),
     /// It was not made, because there was nothing to make it of.
     Nothing(String),
 }
@@ -68,6 +73,19 @@ pub struct Made {
     pub training: Option<(FitCost, f64)>,
     /// The last figures of its training.
     pub figures: Vec<(String, f64)>,
+}
+
+/// What is written down of something made.
+pub(super) struct Entry {
+    pub(super) made: Made,
+    /// Step and name of each figure, and its value.
+    pub(super) figures: Vec<(Row, Row)>,
+    /// The fit that made it.
+    pub(super) done: String,
+    /// The fit whose artifact it takes the place of.
+    pub(super) of: LeafId,
+    /// Whether the tables tell of it.
+    pub(super) told: bool,
 }
 
 /// A cycle that was done.
@@ -96,10 +114,17 @@ impl Driver<'_> {
             })?;
         }
         let mut cycle = Cycle { number: self.manifest.cycles, made: Vec::new(), epochs: Vec::new() };
+        if self.plan.renewals().next().is_some() && !done.iter().any(|done| done == RENEWALS) {
+            cycle.made.extend(self.renew(cycle.number)?);
+        }
         for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
             let above = self.fitted_with(leaf);
             let ready = above.iter().all(|above| self.fitted.contains_key(above));
             if !ready || done.contains(&self.plan.leaf_name(leaf)) {
+                continue;
+            }
+            if let Some(why) = self.not_yet(leaf, of) {
+                cycle.made.push(self.made_of(leaf, Outcome::Kept(why)));
                 continue;
             }
             // What is made of rows is made of committed ones.
@@ -114,6 +139,12 @@ impl Driver<'_> {
             Ok(())
         })?;
         Ok(cycle)
+    }
+
+    /// Why it is not the turn of a fit that makes versions, if it is not.
+    pub(super) fn not_yet(&self, leaf: LeafId, of: LeafId) -> Option<String> {
+        let Due::After { epochs } = self.plan.due(leaf) else { return None };
+        self.passed(self.fitted.get(&of)?.epoch, epochs)
     }
 
     /// Commits what was put in use, if something was.
@@ -139,8 +170,7 @@ impl Driver<'_> {
             Ok(None) => return Ok(made),
             Err(RunError::Nothing { cause, .. }) => {
                 made.outcome = Outcome::Nothing(cause);
-                self.write_down(cycle, &made, None, (leaf, of))?;
-                return Ok(made);
+                return self.write_one(cycle, made, None, (leaf, of));
             }
             Err(error) => return Err(error),
         };
@@ -156,46 +186,47 @@ impl Driver<'_> {
         made.training = self.epoch.training.get(&leaf).copied();
         made.figures = version.as_ref().map(ModelVersion::last_figures).unwrap_or_default();
         made.version = artifact.digest;
-        self.write_down(cycle, &made, version.as_ref(), (leaf, of))?;
+        let made = self.write_one(cycle, made, version.as_ref(), (leaf, of))?;
         if made.outcome == Outcome::Used {
             self.replace(of, made.version.clone(), &bytes)?;
         }
         Ok(made)
     }
 
-    /// Makes durable what was made, that this part of the cycle is done, and what is wanted if it passed.
-    fn write_down(
+    fn write_one(
         &mut self,
         cycle: u64,
-        made: &Made,
+        made: Made,
         version: Option<&ModelVersion>,
         (leaf, of): (LeafId, LeafId),
+    ) -> Result<Made, RunError> {
+        let figures = version.map(ModelVersion::figures).unwrap_or_default();
+        let (done, told) = (self.plan.leaf_name(leaf), made.model.is_some());
+        let entry = Entry { made, figures, done, of, told };
+        self.write_down(cycle, std::slice::from_ref(&entry), None)?;
+        Ok(entry.made)
+    }
+
+    /// Makes durable what was made, that this part of the cycle is done, and what is wanted if it passed.
+    pub(super) fn write_down(
+        &mut self,
+        cycle: u64,
+        entries: &[Entry],
+        done: Option<&str>,
     ) -> Result<(), RunError> {
-        let (done, wanted, epoch) = (self.plan.leaf_name(leaf), self.plan.leaf_name(of), self.manifest.epoch);
+        let plan = self.plan.clone();
+        let epoch = self.manifest.epoch;
         self.keep(|manifest, tables| {
-            manifest.open_cycle.get_or_insert_default().push(done);
-            if made.outcome == Outcome::Used {
-                manifest.wanted.insert(wanted, made.version.clone());
+            manifest.open_cycle.get_or_insert_default().extend(done.map(str::to_string));
+            for entry in entries {
+                manifest.open_cycle.get_or_insert_default().push(entry.done.clone());
+                if entry.made.outcome == Outcome::Used {
+                    manifest.wanted.insert(plan.leaf_name(entry.of), entry.made.version.clone());
+                }
+                if entry.told {
+                    tell(tables, (cycle, epoch), entry)?;
+                }
             }
-            if made.model.is_none() {
-                return Ok(());
-            }
-            let key = Row::from([Value::U64(cycle), Value::text(&made.node)]);
-            let why = match &made.outcome {
-                Outcome::Refused(why) => why.clone(),
-                Outcome::Nothing(why) => vec![why.clone()],
-                Outcome::Used | Outcome::Same => Vec::new(),
-            };
-            let row = Row::from([
-                Value::U64(epoch),
-                Value::text(&made.version),
-                Value::Bool(why.is_empty()),
-                Value::list(why.iter().map(Value::text)),
-            ]);
-            tables.apply(CYCLES, vec![((key.clone(), row), 1)])?;
-            let figures = version.map(ModelVersion::figures).unwrap_or_default();
-            let figures = figures.into_iter().map(|(step, figure)| ((key.concat(&step), figure), 1));
-            tables.apply(TRAINING, figures.collect())?;
             Ok(())
         })
     }
@@ -217,4 +248,24 @@ impl Driver<'_> {
         (self.manifest.cycles, self.manifest.open_cycle, self.manifest.wanted) = (cycles, open_cycle, wanted);
         Ok(())
     }
+}
+
+/// Writes into the tables what was made.
+fn tell(tables: &mut Tables, (cycle, epoch): (u64, u64), entry: &Entry) -> Result<(), StateError> {
+    let key = Row::from([Value::U64(cycle), Value::text(&entry.made.node)]);
+    let why = match &entry.made.outcome {
+        Outcome::Refused(why) => why.clone(),
+        Outcome::Nothing(why) | Outcome::Kept(why) => vec![why.clone()],
+        Outcome::Used | Outcome::Same => Vec::new(),
+    };
+    let row = Row::from([
+        Value::U64(epoch),
+        Value::text(&entry.made.version),
+        Value::Bool(why.is_empty()),
+        Value::list(why.iter().map(Value::text)),
+    ]);
+    tables.apply(CYCLES, vec![((key.clone(), row), 1)])?;
+    let figures = entry.figures.iter().map(|(step, figure)| ((key.concat(step), figure.clone()), 1));
+    tables.apply(TRAINING, figures.collect())?;
+    Ok(())
 }

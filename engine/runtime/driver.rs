@@ -89,6 +89,8 @@ pub struct Driver<'a> {
     pub(super) rebuild: bool,
     /// Fits that are done: leaf → artifact.
     pub(super) fitted: BTreeMap<LeafId, ArtifactState>,
+    /// Fits that are done, and are to be done anew.
+    pub(super) renewing: BTreeSet<LeafId>,
     /// Fits a plan does not run.
     pub(super) unfit: BTreeSet<LeafId>,
     /// Calls to make, by inference.
@@ -152,6 +154,7 @@ impl<'a> Driver<'a> {
             ids,
             rebuild,
             fitted: BTreeMap::new(),
+            renewing: BTreeSet::new(),
             unfit: BTreeSet::new(),
             pending: BTreeMap::new(),
             missing: HashSet::new(),

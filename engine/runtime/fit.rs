@@ -16,7 +16,7 @@ use super::{
 use crate::state::{StateError, manifest::ArtifactState, memo::Memo, tables::consolidate};
 
 /// A relation in memory, in canonical order.
-struct Rows(Vec<Update>);
+pub(super) struct Rows(Vec<Update>);
 
 impl Snapshot for Rows {
     fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
@@ -87,20 +87,29 @@ impl Driver<'_> {
             self.unfit.insert(leaf);
             return Ok(false);
         };
-        self.adopt(leaf, artifact, &bytes)?;
+        match self.renewing.remove(&leaf) {
+            true => self.replace(leaf, artifact.digest, &bytes)?,
+            false => self.adopt(leaf, artifact, &bytes)?,
+        }
         Ok(true)
     }
 
     /// What a fit makes of its inputs as they are now; nothing if that is too much for a plan.
     pub(super) fn made(&mut self, leaf: LeafId) -> Result<Option<(ArtifactState, Vec<u8>)>, RunError> {
         let plan = self.plan.clone();
-        let Shape::Fit { inputs, artifacts, kernel, cheap, price, .. } = &plan.leaves[leaf].shape else {
+        let Shape::Fit { inputs, artifacts, kernel, cheap, price, compares, .. } = &plan.leaves[leaf].shape
+        else {
             return Ok(None);
         };
-        let snapshots =
+        let mut snapshots =
             inputs.iter().map(|input| self.snapshot(*input)).collect::<Result<Vec<_>, RunError>>()?;
-        let read: Vec<ArtifactState> =
+        let mut read: Vec<ArtifactState> =
             artifacts.iter().filter_map(|artifact| self.fitted.get(artifact).cloned()).collect();
+        let renewed = self.renewing.contains(&leaf);
+        if let Some(used) = self.fitted.get(&leaf).filter(|_| renewed && *compares) {
+            snapshots.push(Rows(self.tables.rows(&plan.leaves[leaf].node)?));
+            read.push(used.clone());
+        }
         let logic = fit_logic(&plan, leaf);
         let identity = identity(&logic, &snapshots, &read);
         let node = &plan.leaves[leaf].node;
@@ -111,7 +120,7 @@ impl Driver<'_> {
         };
         let bytes = match self.state.memo.fitted(&identity)? {
             Some(bytes) => bytes,
-            None if self.options.dry && !cheap => {
+            None if self.options.dry && !cheap && !renewed => {
                 if let Some(price) = price {
                     let cost = price(&views, &loaded()?).map_err(|error| RunError::call(node, error))?;
                     self.epoch.training.insert(leaf, (cost, 0.0));
@@ -160,7 +169,7 @@ impl Driver<'_> {
         Some((*cost, foreseen.unwrap_or(*seconds)))
     }
 
-    fn snapshot(&self, input: LeafId) -> Result<Rows, RunError> {
+    pub(super) fn snapshot(&self, input: LeafId) -> Result<Rows, RunError> {
         let source = self.plan.sources.iter().find(|source| source.leaf == input && source.events);
         Ok(Rows(match source {
             Some(source) => self.workers.scan(self.ids[&source.name])?,

@@ -3,7 +3,8 @@
 //! Decision: the pairs of a cycle are made for it, since that is cheap, and training is priced on them; what
 //! a new version would be asked again is what the one in use is asked now. Both are exact for the first
 //! model of a cycle. A later one is made of what the first brings about, so of that they are a guess; and a
-//! version that is refused or the same is not asked anything.
+//! version that is refused or the same is not asked anything. What is renewed is fitted for the plan too: it
+//! takes seconds of this machine and no call, and nothing else can tell what it moves.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,13 @@ use coea_operators::{
     shape::{FitCost, LeafId, Shape},
 };
 
-use super::{RunError, driver::Driver, report::Basis};
+use super::{
+    RunError,
+    cycles::Made,
+    driver::Driver,
+    epoch::Epoch,
+    report::{Basis, Report},
+};
 use crate::state::tables::consolidate;
 
 /// What a cycle would take to make a version of a model, and to bring it about.
@@ -32,15 +39,57 @@ pub struct Foreseen {
     pub calls: Option<u64>,
 }
 
+/// What renewals would do, which come first in a cycle.
+#[derive(Default)]
+pub struct Renewal {
+    /// What was fitted anew for the plan, or is not due; nothing if that is known only once more was
+    /// answered.
+    pub made: Option<Vec<Made>>,
+    /// What that would move, and what it would be asked; nothing if it moves nothing.
+    pub report: Option<Report>,
+}
+
+/// What a cycle would take.
+pub struct Foresight {
+    /// Renewals, where a pipeline has any.
+    pub renewal: Option<Renewal>,
+    /// Versions of models.
+    pub models: Vec<Foreseen>,
+}
+
 impl Driver<'_> {
     /// What one cycle would take, on a dry driver that was opened for cycles and has settled.
     ///
     /// # Errors
-    /// If something cannot be priced.
-    pub fn foresee(&mut self) -> Result<Vec<Foreseen>, RunError> {
+    /// If something cannot be fitted for it, or priced.
+    pub fn foresee(&mut self) -> Result<Foresight, RunError> {
+        let renews = self.plan.renewals().next().is_some();
+        let renewal = renews.then(|| self.foresee_renewal()).transpose()?;
+        let moves =
+            renewal.as_ref().is_some_and(|renewal| renewal.made.is_none() || renewal.report.is_some());
+        let moved = if moves { self.plan.renewals().collect() } else { BTreeSet::new() };
+        Ok(Foresight { renewal, models: self.foresee_models(moved)? })
+    }
+
+    fn foresee_renewal(&mut self) -> Result<Renewal, RunError> {
+        if !self.unresolved().is_empty() {
+            return Ok(Renewal::default());
+        }
+        // The epoch before is as good as committed.
+        self.epoch = Epoch::new(true, self.options.clock.now());
+        let made = Some(self.renew(self.manifest.cycles + 1)?);
+        if !self.epoch.promoted {
+            return Ok(Renewal { made, report: None });
+        }
+        self.settle()?;
+        self.price_open()?;
+        let changes = self.changes()?;
+        Ok(Renewal { made, report: Some(self.report(&changes)) })
+    }
+
+    fn foresee_models(&mut self, mut moved: BTreeSet<LeafId>) -> Result<Vec<Foreseen>, RunError> {
         let unresolved = self.unresolved();
         let mut foreseen: Vec<Foreseen> = Vec::new();
-        let mut moved: BTreeSet<LeafId> = BTreeSet::new();
         for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
             let above: BTreeSet<LeafId> = self.plan.upstream(leaf).into_iter().collect();
             let known = above.is_disjoint(&unresolved);
@@ -50,6 +99,9 @@ impl Driver<'_> {
                     self.replace(of, artifact.digest, &bytes)?;
                     self.tick()?;
                 }
+                continue;
+            }
+            if self.not_yet(leaf, of).is_some() {
                 continue;
             }
             let node = self.plan.leaves[leaf].node.clone();

@@ -14,6 +14,7 @@ pub mod foreseen;
 pub mod ingest;
 pub mod reads;
 mod render;
+mod renewal;
 pub mod report;
 mod restore;
 pub mod retention;

@@ -11,7 +11,8 @@ impl Driver<'_> {
     /// Relations that fits still to be done read; cycles do theirs again and again.
     pub(super) fn fit_inputs(&self) -> BTreeSet<LeafId> {
         let open = self.plan.fits().filter(|fit| self.is_open(*fit));
-        let cycles = self.plan.refits().filter(|_| self.options.cycles).map(|(leaf, _)| leaf);
+        let anew = self.plan.refits().map(|(leaf, _)| leaf).chain(self.plan.renewals());
+        let cycles = anew.filter(|_| self.options.cycles);
         let mut read: BTreeSet<LeafId> = open.chain(cycles).flat_map(|fit| self.fitted_on(fit)).collect();
         if self.options.cycles {
             // What is asked of a model is what a new version of it would be asked again.

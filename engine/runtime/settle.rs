@@ -71,7 +71,8 @@ impl Driver<'_> {
     /// Whether a leaf is still to be worked on: what is held back is not.
     pub(super) fn is_open(&self, leaf: LeafId) -> bool {
         match &self.plan.leaves[leaf].shape {
-            Shape::Fit { .. } => !self.fitted.contains_key(&leaf) && !self.plan.is_between(leaf),
+            Shape::Fit { .. } if self.fitted.contains_key(&leaf) => self.renewing.contains(&leaf),
+            Shape::Fit { .. } => !self.plan.is_between(leaf),
             Shape::Infer { .. } => self.unanswered(leaf).next().is_some() && !self.holds(leaf),
             _ => false,
         }
@@ -84,7 +85,7 @@ impl Driver<'_> {
     }
 
     /// Answers the first inference that is ready to be asked; says whether there was one.
-    fn ask_one(&mut self) -> Result<bool, RunError> {
+    pub(super) fn ask_one(&mut self) -> Result<bool, RunError> {
         if self.feed_any_known()? {
             return Ok(true);
         }

@@ -136,16 +136,23 @@ pub enum When {
     Cycle,
     /// `changed`: after each epoch that changed an input.
     Changed,
-    /// `drift`: when the drift that `status` shows exceeds `above`.
+    /// `drift`: in a cycle, when the data have drifted further than `above`.
     Drift {
         /// The drift tolerated.
         above: f64,
     },
-    /// `every`: after so many epochs.
+    /// `every`: in a cycle, when so many epochs have passed since the last fit came into use.
     Every {
         /// Epochs between fits, at least 1.
         epochs: u64,
     },
+}
+
+impl When {
+    /// Whether it is cycles that fit.
+    pub fn in_cycles(&self) -> bool {
+        matches!(self, When::Cycle | When::Every { .. } | When::Drift { .. })
+    }
 }
 
 /// How long requests wait to be asked together: until one of the bounds is reached.

@@ -141,14 +141,7 @@ impl Then {
 mod tests {
     use super::*;
     use crate::shape::{Counts, Event, Walk};
-
-    struct Rows(Vec<(Row, Row, i64)>);
-
-    impl Snapshot for Rows {
-        fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
-            self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
-        }
-    }
+    use crate::testing::Rows;
 
     /// The categories of the newest click.
     struct Newest;

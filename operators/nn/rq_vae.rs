@@ -14,6 +14,7 @@ use super::{
     activation::{silu, silu_backward},
     groups::GroupTable,
     layers::Linear,
+    matrix::squared_distance,
     params::{Init, Layout, read_config},
     quantiser::Quantiser,
 };
@@ -245,6 +246,14 @@ impl RqVae {
     pub fn reconstruct(&self, codes: &Codes) -> Vec<f32> {
         let (x, _) = self.network.decoder.forward(&self.params, &codes.latent);
         x.iter().zip(&self.scaling.centre).map(|(x, c)| x / self.scaling.scale + c).collect()
+    }
+
+    /// Mean squared error of what is left of a vector by its codes, in units of the mean variance of the
+    /// vectors fitted on; the vector is one that [`RqVae::quantise`] takes.
+    pub fn error(&self, v: &[f32], codes: &Codes) -> f64 {
+        let scaled = self.scaling.apply(v);
+        let (decoded, _) = self.network.decoder.forward(&self.params, &codes.latent);
+        f64::from(squared_distance(&scaled, &decoded)) / scaled.len() as f64
     }
 
     /// The group of a tuple: by the fitted table, or for an unseen tuple the nearest group.

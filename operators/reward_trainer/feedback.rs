@@ -191,15 +191,7 @@ impl Examples for Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::template::Template;
-
-    struct Rows(Vec<(Row, Row, i64)>);
-
-    impl Snapshot for Rows {
-        fn for_each(&self, visit: &mut dyn FnMut(&Row, &Row, i64)) {
-            self.0.iter().for_each(|(key, row, count)| visit(key, row, *count));
-        }
-    }
+    use crate::{template::Template, testing::Rows};
 
     fn prior() -> LabelPrior {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
