@@ -261,10 +261,6 @@ impl Operator for CsaEncoder {
         true
     }
 
-    fn drifts(&self) -> bool {
-        true
-    }
-
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let Ok(columns) = self.columns(inputs) else { unreachable!("checked by output") };
         let leaves: Vec<LeafId> = inputs.inputs.iter().map(|i| i.leaf).collect();

@@ -245,11 +245,6 @@ pub trait Operator: Send + Sync {
         false
     }
 
-    /// Whether it tells how far its data have drifted from what it was fitted on.
-    fn drifts(&self) -> bool {
-        false
-    }
-
     /// Builds its part of the graph and names the leaf of its output. Called only after
     /// [`Operator::output`] accepted the same inputs.
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId;

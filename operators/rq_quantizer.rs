@@ -148,10 +148,6 @@ impl Operator for RqQuantizer {
         true
     }
 
-    fn drifts(&self) -> bool {
-        true
-    }
-
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {
         let Ok(column) = self.column(inputs) else { unreachable!("checked by output") };
         let vectors = inputs.inputs[0].leaf;

@@ -330,6 +330,13 @@ fn what_waits_is_told_by_every_command_until_it_is_asked() {
     assert!(at > 1_700_000_000_000 && seconds > 0.0 && seconds < 600.0, "since {at}, for {seconds} s");
     assert_eq!((&waiting["after_events"], &waiting["after_seconds"]), (&3.into(), &36_000.0.into()));
     assert!(place.ok("status", ENCODER, &[]).contains("1 of 3"));
+    let drift = place.json("status", ENCODER, &["--drift"])["drift"][0].clone();
+    assert_eq!(
+        (&drift["artifact"], &drift["measure"]),
+        (&"embedding/weights".into(), &"unknown_clicks".into())
+    );
+    assert!((0.0..=1.0).contains(&drift["drift"].as_f64().unwrap()));
+    assert!(place.ok("status", ENCODER, &["--drift"]).contains("drift of"));
     assert!(place.ok("verify", ENCODER, &[]).contains("every table"));
     let flushed = of(&place.json("plan", ENCODER, &["--flush"]));
     assert_eq!(flushed, (1, 0));

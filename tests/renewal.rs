@@ -186,6 +186,14 @@ fn drift_decides_whose_turn_it_is() {
     let second = cycle(&bench, cycling());
     assert_eq!(outcomes(&second.made), RENEWED.map(|node| (node, &Outcome::Used)));
     tuned::check(&bench, "s");
+    // What decided is what `status` says.
+    let mut driver = bench.driver("s", cycling()).unwrap();
+    driver.settle().unwrap();
+    let drift: Vec<_> =
+        driver.drifting().iter().map(|leaf| driver.drift(*leaf).unwrap()[0].clone()).collect();
+    assert_eq!(drift[0], ("unknown_clicks".to_string(), 0.0));
+    assert!(drift[1].0 == "error_grown" && drift[1].1.abs() < 0.05, "{drift:?}");
+    drop(driver);
     let third = cycle(&bench, cycling());
     assert!(matches!(third.made[0].outcome, Outcome::Kept(_)), "{:?}", third.made[0].outcome);
 }

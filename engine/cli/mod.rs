@@ -7,6 +7,7 @@ mod assets;
 mod check;
 mod cycles;
 mod data;
+mod drift;
 mod dump;
 mod explain;
 mod graph;

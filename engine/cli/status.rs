@@ -10,7 +10,7 @@ use std::{
 use coea_operators::{row::Row, shape::Shape};
 use serde::Serialize;
 
-use super::{Common, Failure, Format, output};
+use super::{Common, Failure, Format, drift, output, progress::Bars};
 use crate::{
     connectors::Offsets,
     runtime::{
@@ -27,6 +27,9 @@ pub struct Args {
     /// Flags of every command.
     #[command(flatten)]
     pub common: Common,
+    /// Also how far data have drifted from what encoders and codebooks were fitted on; reads all of that.
+    #[arg(long)]
+    drift: bool,
 }
 
 #[derive(Serialize)]
@@ -49,6 +52,8 @@ struct Status {
     artifacts: Vec<ArtifactStatus>,
     models: Vec<ModelStatus>,
     bytes_on_disk: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift: Option<Vec<drift::DriftStatus>>,
 }
 
 #[derive(Serialize)]
@@ -107,7 +112,10 @@ struct ModelStatus {
 /// If nothing was run yet, or the state cannot be read.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let view = output::open(&args.common)?;
-    let status = status(&view)?;
+    let mut status = status(&view)?;
+    if args.drift {
+        status.drift = Some(drift::drift(&view, &Bars::new(&args.common))?);
+    }
     match args.common.format {
         Format::Json => output::document(&status),
         Format::Text => output::text(&shown(&status)),
@@ -148,6 +156,7 @@ fn status(view: &View) -> Result<Status, StateError> {
             .collect(),
         models: models(view),
         bytes_on_disk: bytes_below(&view.dir),
+        drift: None,
     })
 }
 
@@ -273,6 +282,7 @@ fn shown(status: &Status) -> String {
         }));
         text += &format!("\n{}", output::columns(&rows));
     }
+    text += &status.drift.as_deref().map(drift::shown).unwrap_or_default();
     text += &format!(
         "\nmemo: {} answers in use, {} kept unused\nbacklog {}, errors {}, unknown items {}, unmatched retractions {}, dead letters {}\n",
         status.memo.live,

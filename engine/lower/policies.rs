@@ -53,11 +53,6 @@ impl Lowering<'_> {
                 let message = format!("{} cannot be fitted anew in cycles", op.value);
                 self.error(&refit.span, message, Some("write `refit: { when: once }`".to_string()));
             }
-            Some(refit) if matches!(refit.when, When::Drift { .. }) && !operator.drifts() => {
-                let message = format!("{} does not tell how far its data have drifted", op.value);
-                let help = "write `refit: { when: cycle }` or `refit: { when: every, epochs: 10 }`";
-                self.error(&refit.span, message, Some(help.to_string()));
-            }
             _ => {}
         }
     }
@@ -90,10 +85,17 @@ impl Lowering<'_> {
         let shapes = || self.graph.leaves[first_leaf..].iter().map(|leaf| &leaf.shape);
         let fits = shapes().any(|shape| matches!(shape, Shape::Fit { .. }));
         let asks = shapes().any(|shape| matches!(shape, Shape::Infer { .. }));
+        let drifts = shapes().any(|shape| matches!(shape, Shape::Fit { drift: Some(_), .. }));
         let op = &node.op.value;
         if let Some(refit) = node.refit.as_ref().filter(|_| !fits) {
             let message = format!("{op} fits nothing, so there is nothing to refit");
             self.error(&refit.span, message, Some("remove `refit`".to_string()));
+        }
+        let of_drift = |refit: &&spec::Refit| matches!(refit.when, When::Drift { .. });
+        if let Some(refit) = node.refit.as_ref().filter(of_drift).filter(|_| fits && !drifts) {
+            let message = format!("{op} does not tell how far its data have drifted");
+            let help = "write `refit: { when: cycle }` or `refit: { when: every, epochs: 10 }`";
+            self.error(&refit.span, message, Some(help.to_string()));
         }
         if let Some(after) = node.after.as_ref().filter(|_| !asks) {
             let help = "remove `after`, or give it to the node that asks".to_string();

@@ -21,6 +21,7 @@ pub mod params;
 pub mod pool;
 pub mod quantiser;
 pub mod random;
+mod rq_config;
 mod rq_fit;
 pub mod rq_vae;
 pub mod softmax_loss;
