@@ -206,6 +206,11 @@ impl Plan {
         self.of_shape(|shape| matches!(shape, Shape::Fit { refit: Refit::Again, .. }))
     }
 
+    /// Whether a leaf is a fit.
+    pub fn is_fit(&self, leaf: LeafId) -> bool {
+        matches!(self.leaves[leaf].shape, Shape::Fit { .. })
+    }
+
     /// Whether cycles have anything to do.
     pub fn cycles(&self) -> bool {
         self.refits().next().is_some() || self.renewals().next().is_some()

@@ -193,6 +193,7 @@ impl Graph {
             load: Arc::new(|bytes| Ok(Arc::new(A::from_bytes(bytes)?) as Loaded)),
             logic,
             cheap: false,
+            asks: false,
             price: None,
             refit: Refit::Once,
             compares: false,
@@ -208,6 +209,13 @@ impl Graph {
             *cheap = true;
         }
         fitted
+    }
+
+    /// Declares that a fit asks a language model.
+    pub(crate) fn asks<A>(&mut self, fitted: Fitted<A>) {
+        if let Shape::Fit { asks, .. } = &mut self.leaves[fitted.leaf].shape {
+            *asks = true;
+        }
     }
 
     /// Declares how `plan` tells what a fit will take.

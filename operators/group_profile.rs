@@ -265,6 +265,9 @@ impl Operator for GroupProfile {
                 }
                 Ok(Portraits(portraits.into_iter().map(|(group, (portrait, _))| (group, portrait)).collect()))
             });
+        if self.writer == Writer::Llm {
+            graph.asks(fitted);
+        }
         graph.map_with("", fitted.leaf(), fitted, |portraits: &Portraits, _, _, out| {
             out.extend(portraits.0.iter().map(|(group, portrait)| {
                 let representatives = Value::list(portrait.representatives.iter().cloned());

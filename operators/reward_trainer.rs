@@ -51,7 +51,8 @@ use crate::{
 /// Its rows are the figures of training: by step and name. `pairwise`: `held_out` is the share of pairs
 /// that are ranked rightly, of a click of users who were kept out and a label it is compared with; beside it
 /// stand counting and the untuned model, by how much each is beaten (`over`), between which bounds that lies
-/// with 95% if other users were drawn (`low`, `high`), and all of it for novel clicks alone.
+/// with 95% if other users were drawn (`low`, `high`), and all of it for novel clicks alone; and so do
+/// placebos, the same model told of `other_groups` or `other_recents`.
 /// `pointwise`: `held_out` is the mean log-likelihood of the rates after interests that were kept out,
 /// `held_out_most` what is possible at most; `held_out_calibration` how far rates lie from what was said,
 /// by tenths; `held_out_f1` and `held_out_ndcg` compare the order of candidates with that of their

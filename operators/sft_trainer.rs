@@ -23,6 +23,7 @@ use crate::{
     tuning::{
         baselines::{Baseline, Click, Kind},
         gate::Gate,
+        placebo::{Swapped, others},
         trainer::Trainer,
         training::Training,
         version::{Given, Job, figures_schema, known},
@@ -33,7 +34,11 @@ use crate::{
 ///
 /// Inputs: the source of events, the category_map whose labels are predicted, and the prompt_builder
 /// that serves. The node names the model in `updates`; all nodes that ask it then ask the tuned one.
-/// Its rows are the figures of training: by step and name.
+///
+/// Its rows are the figures of training: by step and name. `held_out` is the mean log-likelihood of what was
+/// clicked by users who were kept out, `held_out_untuned` that of the model before; `held_out_markov` and
+/// `held_out_popularity` are what counting makes of the same examples, by recent interests and by group.
+/// `held_out_other_recents` and `held_out_other_groups` are placebos: the model is told of others.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SftTrainer {
@@ -150,11 +155,18 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
 fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, start, examples: [train, held] } = given;
     let counted = counted(&train, &held);
+    let contexts: Vec<_> = held.values().map(Asked::context).collect();
+    let swapped = Swapped::ALL.map(|(swapped, name)| (name, others(&contexts, swapped)));
     let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
-        let of = |values| held.log_likelihood(trainer, values);
-        let mut judged = known(&[("held_out_untuned", of(before)?), ("held_out", of(after)?)]);
+        let [before, after] = [held.scores(trainer, before)?, held.scores(trainer, after)?];
+        let of = |scores: &[Vec<f64>]| held.log_likelihood(scores);
+        let mut judged = known(&[("held_out_untuned", of(&before)), ("held_out", of(&after))]);
         judged.extend(known(&counted));
+        let placebo = |(name, others): &(&str, Vec<Vec<usize>>)| {
+            Some((format!("held_out_{name}"), held.placebo(&after, others)?))
+        };
+        judged.extend(swapped.iter().filter_map(placebo));
         Ok(judged)
     };
     making.version(&train, start, (&judge, &Gate::default()), watch)

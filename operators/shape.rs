@@ -230,6 +230,8 @@ pub enum Shape {
         logic: String,
         /// Whether `plan` may run it.
         cheap: bool,
+        /// Whether it asks a language model, so that no plan runs it.
+        asks: bool,
         /// What `plan` says of it otherwise.
         price: Option<PriceKernel>,
         /// When it is done.

@@ -130,7 +130,8 @@ fn a_cycle_is_what_was_planned() {
     let (state, options) = (bench.state("s").unwrap(), Options { dry: true, ..cycling() });
     let mut dry = Driver::open(bench.plan.clone(), state, options, &Silence).unwrap();
     dry.settle().unwrap();
-    let foreseen = dry.foresee().unwrap().models;
+    let changes = dry.changes().unwrap();
+    let foreseen = dry.foresee(1, &changes).unwrap().models;
     assert_eq!(foreseen.len(), 1);
     let (cost, _) = foreseen[0].training.unwrap();
     assert_eq!((foreseen[0].basis, foreseen[0].model.as_deref()), (Basis::Exact, Some("novelty")));

@@ -11,9 +11,10 @@ mod tuned;
 use std::collections::BTreeMap;
 
 use coea_engine::{
+    models::RealModels,
     runtime::{
         cycles::{Cycle, Made, Outcome},
-        driver::{Driver, Options},
+        driver::{Driver, Options, changed_spec},
         foreseen::Foresight,
         report::Report,
     },
@@ -72,10 +73,16 @@ fn cycle(bench: &Bench, options: Options) -> Cycle {
 }
 
 fn foresee(bench: &Bench) -> Foresight {
-    let options = Options { dry: true, ..cycling() };
+    foresee_with(bench, cycling())
+}
+
+fn foresee_with(bench: &Bench, options: Options) -> Foresight {
+    let options = Options { dry: true, cycles: true, ..options };
     let mut dry = Driver::open(bench.plan.clone(), bench.state("s").unwrap(), options, &Silence).unwrap();
+    dry.ingest().unwrap();
     dry.settle().unwrap();
-    dry.foresee().unwrap()
+    let changes = dry.changes().unwrap();
+    dry.foresee(1, &changes).unwrap()
 }
 
 fn rows(bench: &Bench, table: &str) -> Vec<String> {
@@ -210,6 +217,54 @@ fn a_policy_by_epochs_waits_for_them() {
     bench.epoch("s", more).unwrap();
     let due = cycle(&bench, cycling());
     assert!(due.made.iter().all(|made| made.outcome == Outcome::Used), "{:?}", outcomes(&due.made));
+}
+
+#[test]
+fn a_plan_counts_the_epoch_before_the_cycle() {
+    let bench = bench(["when: every, epochs: 1"; 3]);
+    bench.epoch("s", cycling()).unwrap();
+    let idle = foresee(&bench).renewal.unwrap();
+    assert!(idle.report.is_none() && matches!(idle.made.unwrap()[0].outcome, Outcome::Kept(_)));
+    // The delta asks for answers, so what follows it is not known; after it, it is.
+    let delta = newcomers(&bench);
+    assert!(foresee_with(&bench, delta.clone()).renewal.unwrap().made.is_none());
+    bench.epoch("s", delta).unwrap();
+    let due = foresee(&bench).renewal.unwrap();
+    assert!(due.made.unwrap().iter().all(|made| made.outcome == Outcome::Used));
+}
+
+#[test]
+fn a_plan_without_local_models_does_not_know_what_a_renewal_moves() {
+    let bench = grown(CYCLE);
+    let foreseen = foresee_with(&bench, Options { resolve: false, ..cycling() });
+    let renewal = foreseen.renewal.unwrap();
+    assert!(renewal.made.is_none() && renewal.report.is_none());
+}
+
+#[test]
+fn what_is_renewed_beside_an_edit_is_told_apart_from_it() {
+    let bench = grown(CYCLE);
+    let kept = "  kept: { op: category_map, in: [items, events], with: { mapping: first } }\nsinks:\n";
+    std::fs::write(bench.path("pipeline.yaml"), pipeline(CYCLE).replace("sinks:\n", kept)).unwrap();
+    let bench = bench.with_models(&RealModels::default()).unwrap();
+    let report = foresee(&bench).renewal.unwrap().report.unwrap();
+    assert_eq!(changed(&report, "kept"), 0, "the epoch before the cycle made it");
+    assert_eq!(changed(&report, "interest"), 0);
+    assert!(changed(&report, "group") > 0);
+    let groups = report.nodes.iter().find(|found| found.node == "kept").unwrap();
+    assert_eq!(groups.keys, 6);
+    let done = cycle(&bench, cycling());
+    assert_eq!(changed(&report, "group"), changed(&done.epochs[0], "group"));
+}
+
+#[test]
+fn an_artifact_of_other_code_changes_the_spec() {
+    let bench = bench(CYCLE);
+    bench.epoch("s", cycling()).unwrap();
+    let mut manifest = tuned::manifest(&bench, "s");
+    assert!(!changed_spec(&bench.plan, &manifest));
+    manifest.artifacts.get_mut("group/codebook").unwrap().logic = "of old".to_string();
+    assert!(changed_spec(&bench.plan, &manifest));
 }
 
 #[test]

@@ -81,13 +81,17 @@ fn made_json(made: &Made) -> Json {
 }
 
 /// What cycles would take, for a person.
-pub fn foreseen_text(cycles: u64, foreseen: &Foresight) -> String {
+pub fn foreseen_text(foreseen: &Foresight) -> String {
     let mut out = String::new();
     if let Some(renewal) = &foreseen.renewal {
         out.push_str(&renewal_text(renewal));
     }
     for of in &foreseen.models {
         let model = of.model.as_deref().unwrap_or_default();
+        if let Some(why) = &of.kept {
+            let _ = writeln!(out, "first cycle: {} stays as it is: {why}", of.node);
+            continue;
+        }
         let training = match &of.training {
             None => "trains on what is not known yet".to_string(),
             Some((cost, seconds)) => {
@@ -103,8 +107,11 @@ pub fn foreseen_text(cycles: u64, foreseen: &Foresight) -> String {
         let _ =
             writeln!(out, "each cycle: {} {training}; a new version of {model} is asked {asked}", of.node);
     }
-    let most = calls(cycles, foreseen).map_or("an unknown number of".to_string(), |n| format!("at most {n}"));
-    let _ = writeln!(out, "{cycles} cycles: {most} language-model calls");
+    let most = match calls(foreseen) {
+        (calls, true) => format!("at most {calls}"),
+        (_, false) => "an unknown number of".to_string(),
+    };
+    let _ = writeln!(out, "{} cycles: {most} language-model calls", foreseen.cycles);
     out
 }
 
@@ -120,21 +127,24 @@ fn renewal_text(renewal: &Renewal) -> String {
     out
 }
 
-/// Calls of so many cycles at most; nothing if nobody can tell, as of renewals after the first ones.
-pub fn calls(cycles: u64, foreseen: &Foresight) -> Option<u64> {
-    let each = foreseen.models.iter().map(|of| of.calls).sum::<Option<u64>>()?;
-    let renewal = match &foreseen.renewal {
-        None => 0,
-        Some(Renewal { made: Some(_), report }) if cycles == 1 => {
-            report.as_ref().map_or(0, Report::language_calls)
+/// Calls of all cycles as far as they are known, and whether that is the most there can be: of models whose
+/// turn comes later, and of renewals after the first ones, nobody can tell.
+pub fn calls(foreseen: &Foresight) -> (u64, bool) {
+    let several = foreseen.cycles > 1;
+    let counted = foreseen.models.iter().filter(|of| several || of.kept.is_none());
+    let each: Vec<Option<u64>> = counted.map(|of| of.calls).collect();
+    let models = each.iter().flatten().sum::<u64>().saturating_mul(foreseen.cycles);
+    let (renewal, known) = match &foreseen.renewal {
+        None => (0, true),
+        Some(Renewal { made, report }) => {
+            (report.as_ref().map_or(0, Report::language_calls), made.is_some() && !several)
         }
-        Some(_) => return None,
     };
-    Some(cycles.saturating_mul(each) + renewal)
+    (models + renewal, known && each.iter().all(Option::is_some))
 }
 
 /// What cycles would take, as a document.
-pub fn foreseen_json(cycles: u64, foreseen: &Foresight) -> Json {
+pub fn foreseen_json(foreseen: &Foresight) -> Json {
     let each = |of: &Foreseen| {
         json!({
             "node": of.node, "model": of.model,
@@ -142,7 +152,7 @@ pub fn foreseen_json(cycles: u64, foreseen: &Foresight) -> Json {
                 "steps": cost.steps, "prompts": cost.prompts, "prompt_tokens": cost.prompt_tokens,
                 "seconds": seconds,
             })),
-            "calls": of.calls,
+            "calls": of.calls, "kept": of.kept,
             "basis": { "training": of.basis.word(), "calls": if of.calls.is_some() { Basis::Bound } else { Basis::Estimate }.word() },
         })
     };
@@ -153,7 +163,7 @@ pub fn foreseen_json(cycles: u64, foreseen: &Foresight) -> Json {
         })
     };
     json!({
-        "count": cycles,
+        "count": foreseen.cycles,
         "renewal": foreseen.renewal.as_ref().map(renewal),
         "each": foreseen.models.iter().map(each).collect::<Vec<_>>(),
     })

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Failure, output, progress::Bars};
 use crate::{
-    runtime::driver::{Driver, Options},
+    runtime::driver::{Driver, Options, changed_spec},
     serve::View,
     state::State,
 };
@@ -27,7 +27,18 @@ pub(super) struct DriftStatus {
 /// # Errors
 /// If that cannot be read.
 pub(super) fn drift(view: &View, bars: &Bars) -> Result<Vec<DriftStatus>, Failure> {
-    let options = Options { workers: 1, dry: true, resolve: true, cycles: true, ..Options::default() };
+    if changed_spec(&view.plan, &view.manifest) {
+        let message = "error: the pipeline has changed since the last epoch; drift is known after a run";
+        return Err(Failure::new(1, message));
+    }
+    let options = Options {
+        workers: 1,
+        dry: true,
+        resolve: true,
+        cycles: true,
+        as_committed: true,
+        ..Options::default()
+    };
     let mut driver = Driver::open(Arc::clone(&view.plan), State::read(&view.dir)?, options, bars)?;
     driver.settle()?;
     let mut all = Vec::new();

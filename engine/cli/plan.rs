@@ -109,7 +109,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let (report, cycles) = foresee(&loaded, args, clock.clone(), &bars)?;
     let mut document = report.to_json();
     if let Some(cycles) = &cycles {
-        document["cycles"] = foreseen_json(args.epoch.cycles, cycles);
+        document["cycles"] = foreseen_json(cycles);
     }
     if let Some(file) = &args.out {
         let document = json!({
@@ -127,32 +127,37 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         (Format::Text, None) => {
             print(&tree::text(&report));
             if let Some(cycles) = &cycles {
-                print(&foreseen_text(args.epoch.cycles, cycles));
+                print(&foreseen_text(cycles));
             }
         }
     }
     let most = args.epoch.max_calls.unwrap_or(u64::MAX);
-    let of_cycles = cycles.as_ref().and_then(|cycles| calls(args.epoch.cycles, cycles));
-    let calls = report.language_calls() + of_cycles.unwrap_or_default();
+    let calls = report.language_calls() + cycles.as_ref().map_or(0, |cycles| calls(cycles).0);
     if calls > most {
         let sure = if args.epoch.cycles > 0 { "up to " } else { "" };
         let message = format!("error: {sure}{calls} language-model calls are more than --max-calls {most}");
         return Err(Failure::new(4, message));
     }
-    for node in &report.nodes {
-        let limit = loaded.plan.node(&node.node).and_then(|planned| planned.max_calls);
-        if let Some(most) = limit.filter(|most| node.calls.calls > *most) {
-            let message = format!(
-                "error: {} calls of {} are more than its limits, {most}",
-                node.calls.calls, node.node
-            );
-            return Err(Failure::new(4, message));
-        }
-    }
+    check_limits(&loaded, &report, cycles.as_ref())?;
     match args.detailed_exitcode && (report.changes_anything() || cycles.is_some()) {
         true => Err(Failure::new(2, "")),
         false => Ok(()),
     }
+}
+
+/// Refuses what would spend more on a node than its limits, as far as that is known.
+fn check_limits(loaded: &Loaded, report: &Report, cycles: Option<&Foresight>) -> Result<(), Failure> {
+    let renewal = cycles.and_then(|cycles| cycles.renewal.as_ref()?.report.as_ref());
+    for node in &report.nodes {
+        let again = renewal.and_then(|report| report.calls().get(node.node.as_str()).copied());
+        let calls = node.calls.calls + again.unwrap_or_default();
+        let limit = loaded.plan.node(&node.node).and_then(|planned| planned.max_calls);
+        if let Some(most) = limit.filter(|most| calls > *most) {
+            let message = format!("error: {calls} calls of {} are more than its limits, {most}", node.node);
+            return Err(Failure::new(4, message));
+        }
+    }
+    Ok(())
 }
 
 fn foresee(
@@ -171,7 +176,7 @@ fn foresee(
     driver.price_open()?;
     let changes = driver.changes()?;
     let report = driver.report(&changes);
-    let cycles = (args.epoch.cycles > 0).then(|| driver.foresee()).transpose()?;
+    let cycles = (args.epoch.cycles > 0).then(|| driver.foresee(args.epoch.cycles, &changes)).transpose()?;
     Ok((report, cycles))
 }
 

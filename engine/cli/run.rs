@@ -61,7 +61,7 @@ impl Epoch {
     /// Exit 64 for what says nothing, 66 if there are no models to take.
     pub fn check(&self, loaded: &Loaded) -> Result<(), Failure> {
         if self.cycles > 0 && !loaded.plan.cycles() {
-            let help = "give a node that `updates` a model `refit: { when: cycle }`";
+            let help = "give a node that fits something `refit: { when: cycle }`";
             return Err(output::usage(format!("nothing in the pipeline is made anew in cycles; {help}")));
         }
         self.check_models_from(loaded)
@@ -111,6 +111,7 @@ impl Epoch {
             flush: self.flush,
             clock: self.clock.clone(),
             cycles: self.cycles > 0,
+            as_committed: false,
         }
     }
 }

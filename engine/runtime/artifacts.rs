@@ -1,7 +1,7 @@
 //! Fitted artifacts in memory, by digest: the one thing all workers share.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -27,6 +27,12 @@ impl Artifacts {
     pub fn get(&self, digest: &str) -> Result<Loaded, String> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         loaded.get(digest).cloned().ok_or_else(|| format!("artifact {digest} is not loaded"))
+    }
+
+    /// Forgets all artifacts but these.
+    pub fn keep(&self, digests: &HashSet<&str>) {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|digest, _| digests.contains(digest.as_str()));
     }
 
     /// Notes that a worker cannot go on.

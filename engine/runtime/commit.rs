@@ -105,7 +105,7 @@ impl Driver<'_> {
     }
 
     /// The rows of the error relation for the calls that failed.
-    fn failed_calls(&self) -> Vec<Keyed> {
+    pub(super) fn failed_calls(&self) -> Vec<Keyed> {
         let failed = self.failed.iter();
         failed.map(|((leaf, key), cause)| failed_call(&self.plan.leaves[*leaf].node, key, cause)).collect()
     }
@@ -191,7 +191,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn next_manifest(&self, epoch: u64, changes: &EpochChanges) -> Manifest {
+    pub(super) fn next_manifest(&self, epoch: u64, changes: &EpochChanges) -> Manifest {
         let mut manifest = self.manifest.clone();
         manifest.format = FORMAT;
         manifest.pipeline = self.plan.name.clone();

@@ -113,9 +113,10 @@ impl Driver<'_> {
                 Ok(())
             })?;
         }
+        self.forget();
         let mut cycle = Cycle { number: self.manifest.cycles, made: Vec::new(), epochs: Vec::new() };
         if self.plan.renewals().next().is_some() && !done.iter().any(|done| done == RENEWALS) {
-            cycle.made.extend(self.renew(cycle.number)?);
+            cycle.made.extend(self.renew(cycle.number)?.unwrap_or_default());
         }
         for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
             let above = self.fitted_with(leaf);

@@ -60,6 +60,8 @@ pub struct Options {
     pub clock: Clock,
     /// Whether cycles are to follow.
     pub cycles: bool,
+    /// Whether what is wanted is left for later.
+    pub as_committed: bool,
 }
 
 /// Hears how far long work is.
@@ -254,7 +256,12 @@ pub fn changed_spec(plan: &Plan, manifest: &Manifest) -> bool {
         let known = manifest.nodes.get(&plan.leaf_name(leaf));
         known.is_none_or(|node| node.lineage != plan.lineage[leaf])
     };
-    names != known || table_leaves(plan).any(moved)
+    // What was fitted by other code is fitted anew, and so is all that it decided.
+    let refitted = |leaf: LeafId| {
+        let known = manifest.artifacts.get(&plan.leaf_name(leaf));
+        known.is_some_and(|fit| fit.logic != fit_logic(plan, leaf))
+    };
+    names != known || table_leaves(plan).any(moved) || plan.fits().any(refitted)
 }
 
 /// The leaves whose rows are kept as tables: outputs of nodes, and folds.

@@ -97,7 +97,8 @@ impl Driver<'_> {
     /// What a fit makes of its inputs as they are now; nothing if that is too much for a plan.
     pub(super) fn made(&mut self, leaf: LeafId) -> Result<Option<(ArtifactState, Vec<u8>)>, RunError> {
         let plan = self.plan.clone();
-        let Shape::Fit { inputs, artifacts, kernel, cheap, price, compares, .. } = &plan.leaves[leaf].shape
+        let Shape::Fit { inputs, artifacts, kernel, cheap, asks, price, compares, .. } =
+            &plan.leaves[leaf].shape
         else {
             return Ok(None);
         };
@@ -120,7 +121,7 @@ impl Driver<'_> {
         };
         let bytes = match self.state.memo.fitted(&identity)? {
             Some(bytes) => bytes,
-            None if self.options.dry && !cheap && !renewed => {
+            None if self.options.dry && !cheap && (*asks || !renewed) => {
                 if let Some(price) = price {
                     let cost = price(&views, &loaded()?).map_err(|error| RunError::call(node, error))?;
                     self.epoch.training.insert(leaf, (cost, 0.0));

@@ -16,9 +16,10 @@ use coea_operators::{
 
 use super::{
     RunError,
+    commit::EpochChanges,
     cycles::Made,
     driver::Driver,
-    epoch::Epoch,
+    renewal::RENEWALS,
     report::{Basis, Report},
 };
 use crate::state::tables::consolidate;
@@ -37,6 +38,8 @@ pub struct Foreseen {
     pub basis: Basis,
     /// Calls that a new version causes, at most; nothing if that is not known yet.
     pub calls: Option<u64>,
+    /// Why it is not its turn in the first cycle, if it is not.
+    pub kept: Option<String>,
 }
 
 /// What renewals would do, which come first in a cycle.
@@ -49,8 +52,10 @@ pub struct Renewal {
     pub report: Option<Report>,
 }
 
-/// What a cycle would take.
+/// What cycles would take.
 pub struct Foresight {
+    /// How many.
+    pub cycles: u64,
     /// Renewals, where a pipeline has any.
     pub renewal: Option<Renewal>,
     /// Versions of models.
@@ -58,27 +63,46 @@ pub struct Foresight {
 }
 
 impl Driver<'_> {
-    /// What one cycle would take, on a dry driver that was opened for cycles and has settled.
+    /// What so many cycles would take, on a dry driver that was opened for cycles and has settled, with the
+    /// changes of its epoch.
     ///
     /// # Errors
     /// If something cannot be fitted for it, or priced.
-    pub fn foresee(&mut self) -> Result<Foresight, RunError> {
+    pub fn foresee(&mut self, cycles: u64, changes: &EpochChanges) -> Result<Foresight, RunError> {
+        let known = self.unresolved().is_empty();
+        self.assume(changes);
         let renews = self.plan.renewals().next().is_some();
-        let renewal = renews.then(|| self.foresee_renewal()).transpose()?;
+        let renewal = renews.then(|| self.foresee_renewal(known)).transpose()?;
         let moves =
             renewal.as_ref().is_some_and(|renewal| renewal.made.is_none() || renewal.report.is_some());
         let moved = if moves { self.plan.renewals().collect() } else { BTreeSet::new() };
-        Ok(Foresight { renewal, models: self.foresee_models(moved)? })
+        Ok(Foresight { cycles, renewal, models: self.foresee_models(moved)? })
     }
 
-    fn foresee_renewal(&mut self) -> Result<Renewal, RunError> {
-        if !self.unresolved().is_empty() {
+    /// Goes on as if the epoch under way were committed.
+    fn assume(&mut self, changes: &EpochChanges) {
+        if self.has_work() {
+            self.manifest = self.next_manifest(self.manifest.epoch + 1, changes);
+        }
+        self.failures = self.failed_calls();
+        self.rebuild = false;
+        self.begin(Vec::new());
+    }
+
+    /// What is done already of a cycle that was cut off.
+    fn done(&self) -> Vec<String> {
+        self.manifest.open_cycle.clone().unwrap_or_default()
+    }
+
+    fn foresee_renewal(&mut self, known: bool) -> Result<Renewal, RunError> {
+        if self.done().iter().any(|done| done == RENEWALS) {
+            return Ok(Renewal { made: Some(Vec::new()), report: None });
+        }
+        if !known {
             return Ok(Renewal::default());
         }
-        // The epoch before is as good as committed.
-        self.epoch = Epoch::new(true, self.options.clock.now());
-        let made = Some(self.renew(self.manifest.cycles + 1)?);
-        if !self.epoch.promoted {
+        let made = self.renew(self.manifest.cycles + 1)?;
+        if made.is_none() || !self.epoch.promoted {
             return Ok(Renewal { made, report: None });
         }
         self.settle()?;
@@ -88,9 +112,16 @@ impl Driver<'_> {
     }
 
     fn foresee_models(&mut self, mut moved: BTreeSet<LeafId>) -> Result<Vec<Foreseen>, RunError> {
-        let unresolved = self.unresolved();
+        let (unresolved, done) = (self.unresolved(), self.done());
         let mut foreseen: Vec<Foreseen> = Vec::new();
         for (leaf, of) in self.plan.refits().collect::<Vec<_>>() {
+            if done.contains(&self.plan.leaf_name(leaf)) {
+                continue;
+            }
+            if let Some(why) = self.not_yet(leaf, of) {
+                foreseen.push(self.kept(leaf, of, why, &unresolved));
+                continue;
+            }
             let above: BTreeSet<LeafId> = self.plan.upstream(leaf).into_iter().collect();
             let known = above.is_disjoint(&unresolved);
             let made = if known { self.made(leaf)? } else { None };
@@ -101,20 +132,31 @@ impl Driver<'_> {
                 }
                 continue;
             }
-            if self.not_yet(leaf, of).is_some() {
-                continue;
-            }
             let node = self.plan.leaves[leaf].node.clone();
             foreseen.push(Foreseen {
                 model: self.plan.node(&node).and_then(|node| node.updates.clone()),
                 training: self.epoch.training.contains_key(&leaf).then(|| self.training(&node)).flatten(),
                 basis: if known && above.is_disjoint(&moved) { Basis::Exact } else { Basis::Estimate },
                 calls: self.asked_again(of, &unresolved),
+                kept: None,
                 node,
             });
             moved.insert(of);
         }
         Ok(foreseen)
+    }
+
+    /// A model whose turn it is not in the first cycle, but may be in a later one.
+    fn kept(&self, leaf: LeafId, of: LeafId, why: String, unresolved: &BTreeSet<LeafId>) -> Foreseen {
+        let node = self.plan.leaves[leaf].node.clone();
+        Foreseen {
+            model: self.plan.node(&node).and_then(|node| node.updates.clone()),
+            training: None,
+            basis: Basis::Estimate,
+            calls: self.asked_again(of, unresolved),
+            kept: Some(why),
+            node,
+        }
     }
 
     /// Calls that a new version causes at most: what is asked of it, once each, and whatever is asked below.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use coea_operators::shape::{LeafId, Shape};
 
 use super::driver::Driver;
-use crate::plan::Plan;
+use crate::{plan::Plan, state::tables::consolidate};
 
 impl Driver<'_> {
     /// Relations that fits still to be done read; cycles do theirs again and again.
@@ -19,6 +19,14 @@ impl Driver<'_> {
             read.extend(self.plan.infers().filter_map(|leaf| self.requested(leaf)));
         }
         read
+    }
+
+    /// Gives up what nothing needs any more of the relations held for fits, and artifacts that were replaced.
+    pub(super) fn forget(&mut self) {
+        for rows in self.relations.values_mut() {
+            *rows = consolidate(std::mem::take(rows));
+        }
+        self.artifacts.keep(&self.fitted.values().map(|fit| fit.digest.as_str()).collect());
     }
 
     /// The relations that a fit reads.

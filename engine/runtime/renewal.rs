@@ -28,11 +28,11 @@ enum Turn {
 
 impl Driver<'_> {
     /// Fits anew what is due of all that is renewed in cycles, and writes down that it is wanted; says what
-    /// came of each.
+    /// came of each. In a plan nothing, if something has to be answered first.
     ///
     /// # Errors
     /// What kept a fit, or something that a fit reads, from being made; then nothing is written down.
-    pub(super) fn renew(&mut self, cycle: u64) -> Result<Vec<Made>, RunError> {
+    pub(super) fn renew(&mut self, cycle: u64) -> Result<Option<Vec<Made>>, RunError> {
         let mut kept: Vec<Made> = Vec::new();
         for leaf in self.plan.renewals().collect::<Vec<_>>() {
             match self.turn(leaf)? {
@@ -47,6 +47,10 @@ impl Driver<'_> {
             if !self.fit_one()? && !self.ask_one()? {
                 break;
             }
+        }
+        // What is left stays open in a plan, so that nothing below it is taken for known.
+        if self.options.dry && !self.renewing.is_empty() {
+            return Ok(None);
         }
         let left = std::mem::take(&mut self.renewing);
         let mut entries: Vec<Entry> = Vec::new();
@@ -70,7 +74,7 @@ impl Driver<'_> {
             self.write_down(cycle, &entries, Some(RENEWALS))?;
         }
         kept.extend(entries.into_iter().map(|entry| entry.made));
-        Ok(kept)
+        Ok(Some(kept))
     }
 
     /// Whether it is a fit's turn: as its node says, or because of something above it.

@@ -38,7 +38,9 @@ impl Driver<'_> {
         if !self.rebuild {
             self.drain_known()?;
             self.epoch.recording = true;
-            self.promote_wanted()?;
+            if !self.options.as_committed {
+                self.promote_wanted()?;
+            }
         }
         Ok(())
     }
@@ -61,6 +63,12 @@ impl Driver<'_> {
             };
             // What was fitted with something that is fitted anew is of no use beside it.
             if self.fitted_with(leaf).iter().any(|above| !self.fitted.contains_key(above)) {
+                continue;
+            }
+            // What is renewed with something is of no use beside a new one of that either.
+            let renewed = self.plan.renewals().any(|again| again == leaf);
+            let mut fits = self.plan.upstream(leaf).into_iter().filter(|above| self.plan.is_fit(*above));
+            if renewed && fits.any(|above| !self.fitted.contains_key(&above)) {
                 continue;
             }
             // A rebuild takes everything in anew, what is wanted too.

@@ -50,8 +50,13 @@ pub fn want(state: &State, leaf: &str, digest: &str) -> Result<(), StateError> {
 impl Driver<'_> {
     /// The artifact that a fit had, or that is wanted in its place.
     pub(super) fn wanted(&self, leaf: LeafId, known: &ArtifactState) -> ArtifactState {
-        let digest = self.manifest.wanted.get(&self.plan.leaf_name(leaf)).unwrap_or(&known.digest);
-        ArtifactState { digest: digest.clone(), ..known.clone() }
+        match self.manifest.wanted.get(&self.plan.leaf_name(leaf)).filter(|wanted| **wanted != known.digest) {
+            Some(wanted) => {
+                let (digest, epoch) = (wanted.clone(), self.manifest.epoch + 1);
+                ArtifactState { digest, epoch, logic: known.logic.clone() }
+            }
+            None => known.clone(),
+        }
     }
 
     /// The artifact that is wanted of a fit which has none yet.

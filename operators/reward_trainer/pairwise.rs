@@ -11,6 +11,7 @@ use crate::{
     tuning::{
         baselines::{Baseline, Click, Kind},
         loss::{Loss, reward_pair},
+        placebo::{Swapped, others as others_of},
         trainer::{Figures, Objective, Told, Trainer},
     },
 };
@@ -103,13 +104,28 @@ impl<'a> Judges<'a> {
     /// Of each click, in order, the share of its pairs that are ranked rightly by a value of every label
     /// after every example.
     fn right(&self, values: impl IntoIterator<Item = Vec<f64>>) -> Vec<f64> {
-        let each = self.held.values().zip(values).flat_map(|(asked, values)| {
-            let one = |by: &By| {
-                let clicked: Vec<f64> =
-                    (0..values.len()).map(|at| f64::from(u8::from(at == by.label))).collect();
-                right(&values, &clicked, others(asked, &self.shares))
-            };
-            asked.by.iter().map(one).collect::<Vec<f64>>()
+        self.held.values().zip(values).flat_map(|(asked, values)| self.right_of(asked, &values)).collect()
+    }
+
+    /// The same of the clicks of one example.
+    fn right_of(&self, asked: &Asked, values: &[f64]) -> Vec<f64> {
+        let one = |by: &By| {
+            let clicked: Vec<f64> = (0..values.len()).map(|at| f64::from(u8::from(at == by.label))).collect();
+            right(values, &clicked, others(asked, &self.shares))
+        };
+        asked.by.iter().map(one).collect()
+    }
+
+    /// [`Judges::right`] if the model is told of others instead: the mean over them.
+    fn placebo(&self, values: &[Vec<f64>], swapped: Swapped) -> Vec<f64> {
+        let contexts: Vec<_> = self.held.values().map(Asked::context).collect();
+        let each = self.held.values().zip(others_of(&contexts, swapped)).flat_map(|(asked, others)| {
+            let mut mean = vec![0.0; asked.by.len()];
+            for other in &others {
+                let right = self.right_of(asked, &values[*other]);
+                mean.iter_mut().zip(right).for_each(|(mean, right)| *mean += right / others.len() as f64);
+            }
+            mean
         });
         each.collect()
     }
@@ -132,6 +148,7 @@ impl<'a> Judges<'a> {
 
     /// The figures of a model, by its rewards before and after training, beside counting.
     pub(super) fn figures(&self, before: Vec<Vec<f64>>, after: Vec<Vec<f64>>, train: &Prompted) -> Figures {
+        let placebos = Swapped::ALL.map(|(swapped, name)| (name, self.placebo(&after, swapped)));
         let [before, after] = [before, after].map(|rewards| self.right(rewards));
         let clicks: Vec<Click<'_>> = train.values().map(Asked::click).collect();
         let by = |kind: Kind| {
@@ -139,12 +156,13 @@ impl<'a> Judges<'a> {
             self.right(self.held.values().map(|asked| fitted.chances(&asked.click())))
         };
         let popular = self.right(self.held.values().map(|_| self.shares.clone()));
-        let others = [
+        let counted = [
             ("untuned", before),
             ("popularity", popular),
             ("group_popularity", by(Kind::GroupPopularity)),
             ("markov", by(Kind::Markov)),
         ];
+        let others: Vec<(&str, Vec<f64>)> = counted.into_iter().chain(placebos).collect();
         let mut figures = Figures::new();
         let mut tell =
             |name: String, figure: Option<f64>| figures.extend(figure.map(|figure| (name, figure)));
@@ -243,6 +261,9 @@ mod tests {
             ("held_out", (1.0 + 3.0 * 0.0 + 2.0) / 6.0),
             ("held_out_novel", 2.0 / 5.0),
             ("held_out_untuned", 0.5),
+            // Told of the other prompt, only the second user's click and the last are half right.
+            ("held_out_other_recents", (1.0 * 0.0 + 3.0 * 0.5 + 2.0 * 0.5) / 6.0),
+            ("held_out_over_other_recents", 0.5 - 2.5 / 6.0),
             ("held_out_over_untuned", 0.0),
             ("held_out_over_untuned_low", -0.5),
             ("held_out_over_untuned_high", 0.5),

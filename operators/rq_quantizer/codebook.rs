@@ -10,7 +10,7 @@ use crate::{
     shape::{Artifact, Figures, KernelError, Snapshot},
 };
 
-/// A group's name; fixed width, so that names sort as numbers do.
+/// A group's name; the first thousand sort as numbers do.
 pub fn group_name(group: u32) -> String {
     format!("g{group:03}")
 }

@@ -42,20 +42,33 @@ impl<'a> Sft<'a> {
         log_softmax(&scores, &self.asked[example].0)
     }
 
-    /// The mean log-probability of what was clicked; nothing where there is nothing.
-    pub(super) fn log_likelihood(
-        &self,
-        trainer: &Trainer<'_>,
-        values: &[f32],
-    ) -> Result<Option<f64>, LmError> {
+    /// Of every example the score of every label.
+    pub(super) fn scores(&self, trainer: &Trainer<'_>, values: &[f32]) -> Result<Vec<Vec<f64>>, LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
-        let scores = trainer.scores(values, &prompts)?;
+        trainer.scores(values, &prompts)
+    }
+
+    /// The mean log-probability of what was clicked; nothing where there is nothing.
+    pub(super) fn log_likelihood(&self, scores: &[Vec<f64>]) -> Option<f64> {
+        self.log_likelihood_after(scores, |at| vec![at])
+    }
+
+    /// The same if a model is told of others instead.
+    pub(super) fn placebo(&self, scores: &[Vec<f64>], others: &[Vec<usize>]) -> Option<f64> {
+        self.log_likelihood_after(scores, |at| others[at].clone())
+    }
+
+    /// The mean over examples, and over the places whose scores each is judged by.
+    fn log_likelihood_after(&self, scores: &[Vec<f64>], places: impl Fn(usize) -> Vec<usize>) -> Option<f64> {
         let mut told = Told::default();
-        for (at, scores) in scores.iter().enumerate() {
-            told.weigh(self.examples[at].1);
-            told.tell("log_likelihood", -self.loss(at, scores, &mut Told::default()).value);
+        for (at, (_, weight)) in self.examples.iter().enumerate() {
+            let places = places(at);
+            for place in &places {
+                told.weigh(weight / places.len() as f64);
+                told.tell("log_likelihood", -self.loss(at, &scores[*place], &mut Told::default()).value);
+            }
         }
-        Ok(told.mean("log_likelihood"))
+        told.mean("log_likelihood")
     }
 }
 
@@ -89,6 +102,32 @@ impl Objective for Sft<'_> {
 mod tests {
     use super::*;
     use crate::testing::slopes_are_those_of_differences;
+
+    #[test]
+    fn a_placebo_is_judged_by_what_was_said_to_others() {
+        let trie = LabelTrie::from_paths(vec![vec![1], vec![2]], 9).unwrap();
+        let names = ["a", "b"].map(str::to_string).to_vec();
+        let prior =
+            LabelPrior { parts: vec![vec![]; 2], labels: names, prior: vec![0.0; 2], clicks: vec![1; 2] };
+        let asked = |clicked: [f64; 2]| Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true; 2],
+            clicked: clicked.to_vec(),
+            passed_over: vec![],
+            by: vec![],
+        };
+        let examples =
+            [("p", [3.0, 0.0]), ("q", [0.0, 1.0])].map(|(p, clicked)| (p.to_string(), asked(clicked)));
+        let sft = Sft::new(&trie, &prior, 1.0, Prompted::from(examples));
+        let scores = [0.9f64, 0.2].map(|first| vec![first.ln(), (1.0 - first).ln()]);
+        let own = (3.0 * 0.9f64.ln() + 0.8f64.ln()) / 4.0;
+        assert!((sft.log_likelihood(&scores).unwrap() - own).abs() < 1e-12);
+        let other = (3.0 * 0.2f64.ln() + 0.1f64.ln()) / 4.0;
+        assert!((sft.placebo(&scores, &[vec![1], vec![0]]).unwrap() - other).abs() < 1e-12);
+        let both = sft.placebo(&scores, &[vec![0, 1], vec![0, 1]]).unwrap();
+        assert!((both - (own + other) / 2.0).abs() < 1e-12);
+    }
 
     #[test]
     fn the_loss_falls_as_its_gradient_says_and_ignores_what_is_ruled_out() {

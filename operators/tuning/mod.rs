@@ -6,6 +6,7 @@
 pub mod baselines;
 pub mod gate;
 pub mod loss;
+pub mod placebo;
 pub mod trainer;
 #[cfg(test)]
 mod trainer_tests;
