@@ -25,7 +25,7 @@ use crate::{
     shape::{
         CallError, FitCost, Fitted, FoldKernel, Graph, KernelError, LeafId, Loaded, Shape, Snapshot, present,
     },
-    tuning::{baselines::Click, placebo::Context, training::Training},
+    tuning::{baselines::Click, training::Training},
 };
 
 /// Which clicks are predicted.
@@ -161,11 +161,6 @@ pub(crate) struct By {
 }
 
 impl Asked {
-    /// What it was told.
-    pub(crate) fn context(&self) -> Context<'_> {
-        Context { group: &self.group, recent: &self.recent }
-    }
-
     /// As what counting sees of it.
     pub(crate) fn click(&self) -> Click<'_> {
         Click { group: &self.group, recent: &self.recent, allowed: &self.allowed, clicked: &self.clicked }

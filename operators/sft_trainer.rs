@@ -155,7 +155,7 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
 fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, start, examples: [train, held] } = given;
     let counted = counted(&train, &held);
-    let contexts: Vec<_> = held.values().map(Asked::context).collect();
+    let contexts: Vec<_> = held.values().map(Asked::click).collect();
     let swapped = Swapped::ALL.map(|(swapped, name)| (name, others(&contexts, swapped)));
     let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {

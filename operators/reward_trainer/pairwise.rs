@@ -118,7 +118,7 @@ impl<'a> Judges<'a> {
 
     /// [`Judges::right`] if the model is told of others instead: the mean over them.
     fn placebo(&self, values: &[Vec<f64>], swapped: Swapped) -> Vec<f64> {
-        let contexts: Vec<_> = self.held.values().map(Asked::context).collect();
+        let contexts: Vec<_> = self.held.values().map(Asked::click).collect();
         let each = self.held.values().zip(others_of(&contexts, swapped)).flat_map(|(asked, others)| {
             let mut mean = vec![0.0; asked.by.len()];
             for other in &others {

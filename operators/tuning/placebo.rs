@@ -7,14 +7,7 @@
 
 use std::collections::BTreeMap;
 
-/// What an example was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Context<'a> {
-    /// The group it speaks for.
-    pub group: &'a str,
-    /// Its recent interests.
-    pub recent: &'a [String],
-}
+use super::baselines::Click;
 
 /// In what respect others differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +28,12 @@ impl Swapped {
 const OTHERS: usize = 8;
 
 /// Of each example the places of some others; its own where there is none.
-pub fn others(examples: &[Context<'_>], swapped: Swapped) -> Vec<Vec<usize>> {
-    let mut alike: BTreeMap<Context<'_>, Vec<usize>> = BTreeMap::new();
-    for (at, context) in examples.iter().enumerate() {
-        let shared = match swapped {
-            Swapped::Recents => Context { recent: &[], ..*context },
-            Swapped::Groups => Context { group: "", ..*context },
+pub fn others(examples: &[Click<'_>], swapped: Swapped) -> Vec<Vec<usize>> {
+    let mut alike: BTreeMap<(&str, &[String]), Vec<usize>> = BTreeMap::new();
+    for (at, Click { group, recent, .. }) in examples.iter().enumerate() {
+        let shared: (&str, &[String]) = match swapped {
+            Swapped::Recents => (group, &[]),
+            Swapped::Groups => ("", recent),
         };
         alike.entry(shared).or_default().push(at);
     }
@@ -65,14 +58,19 @@ mod tests {
     fn others_differ_in_one_respect() {
         let recents: Vec<Vec<String>> = ["War", "Drama", "Noir"].map(|name| vec![name.to_string()]).to_vec();
         let pairs = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 1)];
-        let contexts: Vec<Context<'_>> =
-            pairs.iter().map(|(group, at)| Context { group, recent: &recents[*at] }).collect();
+        let click = |(group, at): &(&'static str, usize)| Click {
+            group,
+            recent: &recents[*at],
+            allowed: &[],
+            clicked: &[],
+        };
+        let contexts: Vec<Click<'_>> = pairs.iter().map(click).collect();
         assert_eq!(
             others(&contexts, Swapped::Recents),
             [vec![1, 2], vec![2, 0], vec![0, 1], vec![3], vec![4]]
         );
         assert_eq!(others(&contexts, Swapped::Groups), [vec![3], vec![4], vec![2], vec![0], vec![1]]);
-        let many: Vec<Context<'_>> = (0..30).map(|_| contexts[0]).collect();
+        let many: Vec<Click<'_>> = (0..30).map(|_| contexts[0].clone()).collect();
         assert!(others(&many, Swapped::Groups).iter().all(|others| others.len() == OTHERS));
         assert!(others(&[], Swapped::Groups).is_empty());
     }
