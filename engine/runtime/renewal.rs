@@ -52,14 +52,14 @@ impl Driver<'_> {
         if self.options.dry && !self.renewing.is_empty() {
             return Ok(None);
         }
-        let left = std::mem::take(&mut self.renewing);
+        // In a run, half of them in use would be worse than none.
+        if let Some(left) = self.renewing.first() {
+            let cause = "it cannot be fitted anew, because something that it is fitted on waits".to_string();
+            return Err(RunError::Node { node: self.plan.leaves[*left].node.clone(), cause });
+        }
         let mut entries: Vec<Entry> = Vec::new();
         for (leaf, used) in before {
-            let Some(now) = self.fitted.get(&leaf).cloned().filter(|_| !left.contains(&leaf)) else {
-                let why = "something that it is fitted on waits".to_string();
-                kept.push(self.made_of(leaf, Outcome::Nothing(why)));
-                continue;
-            };
+            let Some(now) = self.fitted.get(&leaf).cloned() else { continue };
             let same = used.is_some_and(|used| used.digest == now.digest);
             let mut made = self.made_of(leaf, if same { Outcome::Same } else { Outcome::Used });
             made.figures = self.figures(leaf, &now.digest)?;
@@ -132,7 +132,7 @@ impl Driver<'_> {
 
     pub(super) fn made_of(&self, leaf: LeafId, outcome: Outcome) -> Made {
         let node = self.plan.leaves[leaf].node.clone();
-        let model = self.plan.node(&node).and_then(|node| node.model.clone());
+        let model = self.plan.node(&node).and_then(|node| node.model.clone().or(node.updates.clone()));
         Made { node, model, version: String::new(), outcome, training: None, figures: Vec::new() }
     }
 

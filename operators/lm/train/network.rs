@@ -19,7 +19,7 @@ use crate::lm::kernel::TILE;
 use crate::lm::llama::{Layer, Llama, add_bias};
 use crate::lm::math::{gate, rms_norm, rotate};
 
-/// Rows of a part, at most: what the blocks of the products hold of the widest matrix.
+/// Rows of a part, at most: many, since each part widens all weights and turns them round for itself.
 const PART: usize = 24 * TILE;
 
 /// What a part keeps of a layer, beside its rows of `[query | key | value]`.
@@ -122,7 +122,7 @@ pub(super) fn below(network: &Llama, first: usize, forest: &Forest) -> Vec<f32> 
     parts.iter().flat_map(|part| &part.x).copied().collect()
 }
 
-/// The rows of a forest in parts of whole tiles, several for each thread of the current pool.
+/// The rows of a forest in parts of whole tiles, as many for each thread of the current pool.
 fn parts(network: &Llama, forest: &Forest, x: &[f32]) -> Vec<Part> {
     let threads = rayon::current_num_threads();
     let count = forest.len().div_ceil(PART).next_multiple_of(threads);
