@@ -145,6 +145,7 @@ fn what_did_not_change_stays_as_it_is() {
     let done = cycle(&bench, cycling());
     assert_eq!(outcomes(&done.made), RENEWED.map(|node| (node, &Outcome::Same)));
     assert!(done.epochs.is_empty());
+    assert!(rows(&bench, "training").is_empty(), "nothing moved");
     assert_eq!((digests(&bench), tuned::manifest(&bench, "s").epoch), before);
 }
 

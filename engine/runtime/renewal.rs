@@ -62,7 +62,10 @@ impl Driver<'_> {
             let Some(now) = self.fitted.get(&leaf).cloned() else { continue };
             let same = used.is_some_and(|used| used.digest == now.digest);
             let mut made = self.made_of(leaf, if same { Outcome::Same } else { Outcome::Used });
-            made.figures = self.figures(leaf, &now.digest)?;
+            // Those of an artifact that stays are of the cycle that made it.
+            if !same {
+                made.figures = self.figures(leaf, &now.digest)?;
+            }
             made.version = now.digest;
             let row = |(name, value): &(String, f64)| {
                 (Row::from([Value::U64(0), Value::text(name)]), Row::from([Value::float(*value)]))
