@@ -5,9 +5,11 @@
 //! `pipelines/world-loop.yaml`. In the arm `open` that is all; in the others a cycle follows, which tunes the
 //! relevance model on the answers and the novelty model on its verdicts: in `kl` held near where it was,
 //! in `free` not. What a day's lists lost against the best ones is known, because the world is planted:
-//! it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves.
+//! it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves. Beside it stands how far the planted
+//! tastes were recovered: how much of the best lists is served, and whether groups get most what they like most.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fmt::Write,
     fs,
@@ -17,20 +19,17 @@ use std::{
 
 use clap::Parser;
 use coea_engine::{
-    lower::lower,
-    models::RealModels,
     plan::Plan,
-    registry::Registry,
-    runtime::{
-        cycles::Cycle,
-        driver::{Driver, Options},
-    },
+    runtime::driver::{Driver, Options},
     serve::{lookup::lookup, places::Places, view::View},
-    spec,
     state::State,
     testing::Silence,
     world::{Category, Judgement, Parameters, Truth, User, generate},
 };
+
+use crate::support::{figures, path, plan, side_by_side};
+
+mod support;
 
 /// What to close a loop on, and how often.
 #[derive(Parser)]
@@ -61,9 +60,17 @@ struct Day {
     regret: f64,
     /// Expected clicks per user.
     clicks: f64,
+    /// Share of the best lists that was served.
+    found: f64,
+    /// How well the order in which categories are served to a group's users most is that of its taste:
+    /// Spearman's correlation, mean over the groups.
+    taste: f64,
     /// What the trainers of the cycle said of their versions.
     figures: Vec<(String, f64)>,
 }
+
+/// A day, a user, and what came of the user's list.
+type Served = (u32, (User, Judgement));
 
 /// One way of running the loop.
 struct Arm<'a> {
@@ -89,6 +96,8 @@ impl Arm<'_> {
                 told.regret += judged.regret() / served.len() as f64;
                 told.clicks += judged.expected / served.len() as f64;
             }
+            told.found = found(self.truth, day, &served);
+            told.taste = taste(self.truth, &served);
             let delta = self.folder.join(format!("{}-{day}.csv", self.name));
             self.truth.write_answers(&delta, &served)?;
             driver.begin(["events", "shown"].map(|source| (source.to_string(), delta.clone())).to_vec());
@@ -96,14 +105,19 @@ impl Arm<'_> {
             if cycles {
                 told.figures = figures(&driver.cycle()?);
             }
-            eprintln!("{} day {n}: {:.4} lost of {:.4}", self.name, told.regret, told.regret + told.clicks);
+            let Day { regret, clicks, found, taste, .. } = &told;
+            let best = regret + clicks;
+            eprintln!(
+                "{} day {n}: {regret:.4} lost of {best:.4}, found {found:.3}, taste {taste:.3}",
+                self.name
+            );
             days.push(told);
         }
         Ok(days)
     }
 
     /// What every user is served on a day, and answers.
-    fn serve(&self, day: u32) -> Result<Vec<(u32, (User, Judgement))>, Box<dyn Error>> {
+    fn serve(&self, day: u32) -> Result<Vec<Served>, Box<dyn Error>> {
         let view = View::open(self.plan.clone(), &self.state)?;
         let places = Places::find(&self.plan)?;
         let mut served = Vec::new();
@@ -117,39 +131,54 @@ impl Arm<'_> {
     }
 }
 
-/// What the trainers said of their versions: model and figure.
-fn figures(cycle: &Cycle) -> Vec<(String, f64)> {
-    let named = |made: &coea_engine::runtime::cycles::Made| {
-        let node = made.node.clone();
-        made.figures.iter().map(move |(name, value)| (format!("{node}.{name}"), *value)).collect::<Vec<_>>()
-    };
-    cycle.made.iter().flat_map(named).collect()
+/// The share of users' best lists that was served.
+fn found(truth: &Truth, day: u32, served: &[Served]) -> f64 {
+    let (mut met, mut all) = (0, 0);
+    for (_, (user, judged)) in served {
+        let best = truth.best(*user, day, judged.answers.len(), |_| true);
+        met += best.iter().filter(|(c, _)| judged.answers.iter().any(|a| a.category == *c)).count();
+        all += best.len();
+    }
+    met as f64 / all.max(1) as f64
 }
 
-fn plan(args: &Args, world: &Path, more: &[String]) -> Result<Plan, Box<dyn Error>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
-    let quoted = |path: PathBuf| serde_json::to_string(&path.display().to_string()).unwrap_or_default();
-    let mut set = vec![
-        format!("sources.events.with.path={}", quoted(world.join("events/*.parquet"))),
-        format!("sources.shown.with.path={}", quoted(world.join("events/*.parquet"))),
-        format!("sources.items.with.path={}", quoted(world.join("items.parquet"))),
-        format!("sources.users.with.path={}", quoted(world.join("users.parquet"))),
-        format!("models.novelty.base={}", args.base),
-        format!("models.relevance.base={}", args.base),
-    ];
-    set.extend(more.iter().chain(&args.set).cloned());
-    let file = folder.join("world-loop.yaml");
-    let spec = spec::load(&file, &set, &|name| std::env::var(name).ok()).map_err(|e| e.render(false))?;
-    Ok(lower(&spec, &folder, &Registry::built_in(), &RealModels::default()).map_err(|e| e.render(false))?)
+/// How far what groups are served has the order of what they like.
+fn taste(truth: &Truth, served: &[Served]) -> f64 {
+    let mut shares: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for (_, (user, judged)) in served {
+        let counts =
+            shares.entry(truth.group(*user)).or_insert_with(|| vec![0.0; truth.categories().count()]);
+        judged.answers.iter().for_each(|answer| counts[answer.category.index()] += 1.0);
+    }
+    let each = shares.iter().filter_map(|(group, counts)| Some(spearman(counts, truth.taste(*group)?)));
+    let each: Vec<f64> = each.collect();
+    each.iter().sum::<f64>() / each.len().max(1) as f64
+}
+
+/// The correlation of ranks.
+fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    // Equal values share the mean of their ranks.
+    let ranks = |of: &[f64]| -> Vec<f64> {
+        let rank = |x: &f64| {
+            let below = of.iter().filter(|y| *y < x).count();
+            let equal = of.iter().filter(|y| y.total_cmp(x).is_eq()).count();
+            below as f64 + (equal as f64 - of.len() as f64) / 2.0
+        };
+        of.iter().map(rank).collect()
+    };
+    let (a, b) = (ranks(a), ranks(b));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(f64::MIN_POSITIVE)
 }
 
 fn table(arms: &[(String, Vec<Day>)]) -> String {
-    let mut out = "arm,day,regret,clicks,figure,value\n".to_string();
+    let mut out = "arm,day,regret,clicks,found,taste,figure,value\n".to_string();
     for (arm, days) in arms {
         for (at, day) in days.iter().enumerate() {
-            let _ = writeln!(out, "{arm},{at},{:.6},{:.6},,", day.regret, day.clicks);
+            let Day { regret, clicks, found, taste, .. } = day;
+            let _ = writeln!(out, "{arm},{at},{regret:.6},{clicks:.6},{found:.6},{taste:.6},,");
             for (figure, value) in &day.figures {
-                let _ = writeln!(out, "{arm},{at},,,{figure},{value:.6}");
+                let _ = writeln!(out, "{arm},{at},,,,,{figure},{value:.6}");
             }
         }
     }
@@ -190,8 +219,17 @@ fn curves(arms: &[(String, Vec<Day>)]) -> String {
 
 /// Runs the arm of a name.
 fn arm(args: &Args, truth: &Truth, world: &Path, name: &str) -> Result<Vec<Day>, Box<dyn Error>> {
-    let more: &[String] = if name == "free" { &["params.kl=0".to_string()] } else { &[] };
-    let plan = Arc::new(plan(args, world, more)?);
+    let mut set = vec![
+        path("sources.events.with.path", &world.join("events/*.parquet")),
+        path("sources.shown.with.path", &world.join("events/*.parquet")),
+        path("sources.items.with.path", &world.join("items.parquet")),
+        path("sources.users.with.path", &world.join("users.parquet")),
+        format!("models.novelty.base={}", args.base),
+        format!("models.relevance.base={}", args.base),
+    ];
+    set.extend((name == "free").then(|| "params.kl=0".to_string()));
+    set.extend(args.set.iter().cloned());
+    let plan = plan("world-loop.yaml", &set)?;
     let (folder, state) = (args.folder.clone(), args.folder.join(name));
     Arm { name, truth, plan, folder, state }.days(args.cycles)
 }
@@ -210,22 +248,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let truth = Truth::new(parameters)?;
     let world = args.folder.join("world");
     generate(&truth, &world, &|_, _| ())?;
-    let arms: Result<Vec<(String, Vec<Day>)>, String> = std::thread::scope(|scope| {
-        // Arms have nothing in common but the world.
-        let run = |name: &String| arm(&args, &truth, &world, name).map_err(|error| error.to_string());
-        let arms: Vec<_> = args.arms.iter().map(|name| (name, scope.spawn(move || run(name)))).collect();
-        let ended = |arm: std::thread::ScopedJoinHandle<'_, _>| {
-            arm.join().unwrap_or_else(|_| Err("an arm panicked".to_string()))
-        };
-        arms.into_iter().map(|(name, arm)| Ok((name.clone(), ended(arm)?))).collect()
-    });
-    let arms = arms?;
+    // Arms have nothing in common but the world.
+    let arms = side_by_side(&args.arms, &|name| arm(&args, &truth, &world, name))?;
     fs::write(args.folder.join("regret.csv"), table(&arms))?;
     fs::write(args.folder.join("regret.svg"), curves(&arms))?;
     for (name, days) in &arms {
-        let mean = |days: &[Day]| days.iter().map(|day| day.regret).sum::<f64>() / days.len().max(1) as f64;
         let (first, last) = (&days[..days.len().min(3)], &days[days.len().saturating_sub(3)..]);
-        println!("{name:>6}: {:.4} lost per user and day at first, {:.4} at last", mean(first), mean(last));
+        let told = |what: &str, of: fn(&Day) -> f64| {
+            let mean = |days: &[Day]| days.iter().map(of).sum::<f64>() / days.len().max(1) as f64;
+            println!("{name:>6}: {what} {:.4} at first, {:.4} at last", mean(first), mean(last));
+        };
+        told("lost per user and day", |day| day.regret);
+        told("share of the best lists that was served", |day| day.found);
+        told("order of a group's taste", |day| day.taste);
     }
     Ok(())
 }

@@ -1,0 +1,44 @@
+//! What loops have in common: a pipeline with settings, arms side by side, figures of a cycle.
+
+use std::{error::Error, path::Path, sync::Arc, thread::ScopedJoinHandle};
+
+use coea_engine::{
+    lower::lower, models::RealModels, plan::Plan, registry::Registry, runtime::cycles::Cycle, spec,
+};
+
+/// A setting that is a path, from where the program runs and not from the pipeline's folder.
+pub fn path(name: &str, path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    format!("{name}={}", serde_json::to_string(&path.display().to_string()).unwrap_or_default())
+}
+
+/// A pipeline of this repository, with settings.
+pub fn plan(name: &str, set: &[String]) -> Result<Arc<Plan>, Box<dyn Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let spec = spec::load(&folder.join(name), set, &|name| std::env::var(name).ok());
+    let spec = spec.map_err(|e| e.render(false))?;
+    let plan = lower(&spec, &folder, &Registry::built_in(), &RealModels::default());
+    Ok(Arc::new(plan.map_err(|e| e.render(false))?))
+}
+
+/// What the trainers said of their versions: `node.figure` and value.
+pub fn figures(cycle: &Cycle) -> Vec<(String, f64)> {
+    let made = cycle.made.iter();
+    made.flat_map(|made| made.figures.iter().map(|(name, value)| (format!("{}.{name}", made.node), *value)))
+        .collect()
+}
+
+/// Runs arms by name, each in a thread of its own.
+pub fn side_by_side<T: Send>(
+    names: &[String],
+    run: &(dyn Fn(&str) -> Result<T, Box<dyn Error>> + Sync),
+) -> Result<Vec<(String, T)>, String> {
+    let one = |name: &str| run(name).map_err(|error| error.to_string());
+    let ended = |arm: ScopedJoinHandle<'_, Result<T, String>>| {
+        arm.join().unwrap_or_else(|_| Err("an arm panicked".to_string()))
+    };
+    std::thread::scope(|scope| {
+        let arms: Vec<_> = names.iter().map(|name| (name, scope.spawn(|| one(name)))).collect();
+        arms.into_iter().map(|(name, arm)| Ok((name.clone(), ended(arm)?))).collect()
+    })
+}
