@@ -285,5 +285,7 @@ fn logic_of(node: &NodeSpec, model: Option<&Model>, files: &BTreeMap<PathBuf, St
     let digests: Vec<&str> = files.values().map(String::as_str).collect();
     let language = model.and_then(|m| m.language.as_ref()).map(|m| m.digest()).unwrap_or_default();
     let with = node.with.canonical_json().to_string();
-    hash(&[&node.op, &with, &language, &digests.join(" ")])
+    let temperature = model.map_or(1.0, |model| model.temperature);
+    let scaled = if temperature == 1.0 { String::new() } else { format!(" at {temperature}") };
+    hash(&[&node.op, &with, &format!("{language}{scaled}"), &digests.join(" ")])
 }

@@ -156,7 +156,8 @@ impl Operator for ClickFilter {
         let mut categories = Column::new("categories", Type::Text.list().list());
         categories.domain = crate::category_map::domain_of(&inputs.inputs[1].schema, "categories");
         let items = Column::new("items", events.columns[item].ty.clone().list());
-        Ok(Schema::new(events.key.clone(), [items, categories]))
+        let schema = Schema::new(events.key.clone(), [items, categories]);
+        Ok(schema.holding_back(&inputs.inputs[0].name, self.exclude_last))
     }
 
     fn build(&self, inputs: &Inputs<'_>, graph: &mut Graph) -> LeafId {

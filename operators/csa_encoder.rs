@@ -250,7 +250,9 @@ fn drift(encoder: &FittedEncoder, requests: &dyn Snapshot) -> Figures {
 impl Operator for CsaEncoder {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.columns(inputs)?;
-        Ok(Schema::new(inputs.inputs[0].schema.key.clone(), [Column::new("embedding", Type::Bytes)]))
+        let schema =
+            Schema::new(inputs.inputs[0].schema.key.clone(), [Column::new("embedding", Type::Bytes)]);
+        Ok(schema.made_of(inputs))
     }
 
     fn model_kinds(&self) -> &'static [&'static str] {

@@ -19,12 +19,13 @@ use self::objective::FIGURES;
 use crate::{
     llm_sampler::PROPOSED_BY,
     operator::{Described, Inputs, Model, Operator, Problem, Problems},
-    preference_pairs::{Pairs, PreferencePairs, Sample, Weigh},
+    preference_pairs::{Pairs, Preference, PreferencePairs, Sample, Weigh},
     schema::Schema,
     sft_trainer::held_out,
     shape::{CallError, FitCost, Graph, LeafId, present},
     tuning::{
         gate::Gate,
+        held_out::somebody_judges,
         training::Training,
         version::{Making, figures_of, figures_schema},
     },
@@ -136,7 +137,7 @@ impl DpoUpdater {
 
     fn parts(&self, inputs: &Inputs<'_>) -> Result<From, Vec<Problem>> {
         let mut problems = Problems::default();
-        self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
+        self.training.check("training", self.held_out).into_iter().for_each(|problem| problems.push(problem));
         self.gate.check(&FIGURES).into_iter().for_each(|problem| problems.push(problem));
         self.check_numbers(&mut problems);
         let first = problems.take(inputs.relation(0, "pairs, or scored candidates"));
@@ -251,11 +252,16 @@ impl Operator for DpoUpdater {
         });
         let (updater, priced) = (self.clone(), model.clone());
         graph.priced(made, move |_, read| {
-            let (train, _) = updater.parted(present::<Pairs>(read.first())?);
-            let tokens =
-                train.iter().map(|pair| Ok(priced.price(std::slice::from_ref(&pair.prompt))?.prompt_tokens));
-            let tokens: Result<Vec<u64>, CallError> = tokens.collect();
-            Ok::<FitCost, CallError>(updater.training.cost(&tokens?))
+            let parts = updater.parted(present::<Pairs>(read.first())?);
+            let tokens = |of: &[&Preference]| -> Result<Vec<u64>, CallError> {
+                of.iter()
+                    .map(|pair| Ok(priced.price(std::slice::from_ref(&pair.prompt))?.prompt_tokens))
+                    .collect()
+            };
+            match somebody_judges(&updater.training, &parts, Vec::is_empty) {
+                Ok(()) => Ok(updater.training.cost(&tokens(&parts[0])?, &tokens(&parts[2])?)),
+                Err(_) => Ok(FitCost::default()),
+            }
         });
         graph.between(made, version);
         figures_of(graph, version)

@@ -223,14 +223,15 @@ impl Operator for GroupProfile {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.parts(inputs)?;
         let user = inputs.inputs[0].schema.key.first().map_or(Type::Text, |c| c.ty.clone());
-        Ok(Schema::new(
+        let schema = Schema::new(
             [Column::new("group", Type::Text)],
             [
                 Column::new("profile", Type::Text),
                 Column::new("members", Type::U64),
                 Column::new("representatives", user.list()),
             ],
-        ))
+        );
+        Ok(schema.made_of(inputs))
     }
 
     fn model_kinds(&self) -> &'static [&'static str] {

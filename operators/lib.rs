@@ -5,6 +5,7 @@
 //! timely, differential or a database.
 
 pub mod align;
+mod asked;
 pub mod category_map;
 pub mod chat;
 mod choose_labels;
@@ -20,6 +21,7 @@ mod fitting;
 mod graph;
 pub mod group_profile;
 pub mod hash_group;
+mod held_back;
 mod label_policy;
 pub mod language_model;
 pub mod llm_generate;

@@ -13,19 +13,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asked::{Asked, By, Examples, Prompted},
     category_map::{CategoryTable, domain_of},
     click_filter::item_place,
     label_policy::{LabelPrior, allowed},
-    language_model::LanguageModel,
-    nn::random::Stream,
     operator::{Input, Inputs, Problem, Problems},
-    ordered::encode_row,
     replay::{PromptRecipe, Prompts, Replayed, histories, table},
     row::Row,
-    shape::{
-        CallError, FitCost, Fitted, FoldKernel, Graph, KernelError, LeafId, Loaded, Shape, Snapshot, present,
-    },
-    tuning::{baselines::Click, training::Training},
+    shape::{Fitted, FoldKernel, Graph, KernelError, LeafId, Shape, Snapshot},
+    tuning::held_out::{HeldOut, Parts},
 };
 
 /// Which clicks are predicted.
@@ -49,10 +45,8 @@ pub(crate) struct Which {
     pub(crate) min_history: u64,
     /// Whether labels are ruled out whose interests are all recent, as serving does.
     pub(crate) masked: bool,
-    /// Share of the users who are kept out of training.
-    pub(crate) held_out: f64,
-    /// Names who they are.
-    pub(crate) seed: u64,
+    /// The users who are kept out of training.
+    pub(crate) held_out: HeldOut,
 }
 
 impl Which {
@@ -62,7 +56,7 @@ impl Which {
         problems.take(inputs.at_most(3));
         problems.take(inputs.updated());
         problems.require(self.last > 0, || Problem::with("last", "must be at least 1"));
-        problems.require((0.0..1.0).contains(&self.held_out), || {
+        problems.require((0.0..1.0).contains(&self.held_out.share()), || {
             Problem::with("held_out", "must be at least 0 and below 1")
         });
         if let Some(labels) = problems.take(inputs.relation(1, "a category_map of labels")) {
@@ -82,6 +76,13 @@ impl Which {
             });
         }
         item_place(inputs).map_err(|more| more.into_iter().for_each(|p| problems.push(p))).ok()
+    }
+
+    /// Checks that nothing of what is predicted went into what it is predicted from.
+    pub(crate) fn check_unseen(&self, inputs: &Inputs<'_>, problems: &mut Problems) {
+        if let [events, _, prompts, ..] = inputs.inputs {
+            problems.take(prompts.schema.unseen(&prompts.name, &events.name, self.last));
+        }
     }
 }
 
@@ -133,64 +134,8 @@ pub(crate) struct NextClicks {
     dim: Option<usize>,
 }
 
-/// Examples by prompt.
-pub(crate) type Prompted = BTreeMap<String, Asked>;
-
-/// What a prompt says, the labels it may be answered with, and how often each was the answer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Asked {
-    pub(crate) group: String,
-    pub(crate) recent: Vec<String>,
-    pub(crate) allowed: Vec<bool>,
-    pub(crate) clicked: Vec<f64>,
-    /// How often each label was shown and not clicked; empty where nobody knows.
-    pub(crate) passed_over: Vec<f64>,
-    /// Whose clicks they are, one by one.
-    pub(crate) by: Vec<By>,
-}
-
-/// A click of a user.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct By {
-    pub(crate) user: Row,
-    pub(crate) label: usize,
-    /// How often.
-    pub(crate) count: f64,
-    /// Whether the user had not met the label before.
-    pub(crate) novel: bool,
-}
-
-impl Asked {
-    /// As what counting sees of it.
-    pub(crate) fn click(&self) -> Click<'_> {
-        Click { group: &self.group, recent: &self.recent, allowed: &self.allowed, clicked: &self.clicked }
-    }
-}
-
-/// How examples are made of relations.
-pub(crate) trait Examples: Send + Sync {
-    /// The examples by prompt: those to train on, and those kept out.
-    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError>;
-
-    /// What is said where there is none to train on.
-    fn nothing(&self) -> &'static str;
-
-    /// What training on the examples will take.
-    fn cost(
-        &self,
-        inputs: &[&dyn Snapshot],
-        read: &[Loaded],
-        training: &Training,
-        model: &Arc<dyn LanguageModel>,
-    ) -> Result<FitCost, CallError> {
-        let [train, _] = self.examples(inputs, present::<LabelPrior>(read.first())?)?;
-        let tokens = train.keys().map(|prompt| Ok(model.price(std::slice::from_ref(prompt))?.prompt_tokens));
-        Ok(training.cost(&tokens.collect::<Result<Vec<u64>, CallError>>()?))
-    }
-}
-
 impl Examples for NextClicks {
-    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
+    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<Parts<Prompted>, KernelError> {
         let [labels, groups, profiles] = [1, 2, 3].map(|at| table(inputs[at]));
         let dims = inputs.get(4).map(|dim| table(*dim));
         let places = prior.labels.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
@@ -202,23 +147,15 @@ impl Examples for NextClicks {
             prompts: Prompts { recipe: &self.recipe, groups: &groups, profiles: &profiles },
             recents: Replayed { kernel: &self.recents, dim: dims.as_ref().zip(self.dim) },
         };
-        let mut made = [BTreeMap::new(), BTreeMap::new()];
+        let mut made = [const { Prompted::new() }; 3];
         for (user, events) in histories(inputs[0]) {
-            scene.walk(&user, &events, &mut made[usize::from(self.kept_out(&user))])?;
+            scene.walk(&user, &events, &mut made[self.which.held_out.part("", &user)])?;
         }
         Ok(made)
     }
 
     fn nothing(&self) -> &'static str {
         "no click could be learnt from; `targets: all` and a larger `last` give more"
-    }
-}
-
-impl NextClicks {
-    /// Whether a user is kept out: by name, whoever else there is.
-    fn kept_out(&self, user: &Row) -> bool {
-        let name = blake3::hash(&encode_row(user)).to_hex();
-        Stream::new(self.which.seed, &format!("held out {name}"), &[]).unit_f64() < self.which.held_out
     }
 }
 
@@ -244,7 +181,12 @@ impl Scene<'_> {
     fn walk(&self, user: &Row, events: &[(Row, u64)], into: &mut Prompted) -> Result<(), KernelError> {
         let Which { last, min_history, targets, .. } = self.making.which;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let first = events.len().saturating_sub(size(last)).max(size(min_history));
+        // As the click_filter leaves them out: an event that occurs twice is two of the newest.
+        let newest = events.iter().rev().scan(0, |newer, (_, count)| {
+            *newer += count;
+            (*newer <= last).then_some(())
+        });
+        let first = (events.len() - newest.count()).max(size(min_history));
         let mut met: BTreeSet<usize> = BTreeSet::new();
         for (at, (event, count)) in events.iter().enumerate() {
             let labels = self.labels_of(event);
@@ -372,7 +314,7 @@ mod tests {
 
     /// Prompt → clicks by label, of those to train on.
     fn made(history: &[(u64, u64, i64)], targets: Targets, last: u64) -> Vec<(String, Vec<f64>)> {
-        let which = Which { targets, last, min_history: 1, masked: true, held_out: 0.0, seed: 0 };
+        let which = Which { targets, last, min_history: 1, masked: true, held_out: HeldOut::nobody() };
         let template =
             Template::compile("{{ group }} {{ profile }} {{ recent | join('+') }}".into()).unwrap();
         let recipe = PromptRecipe {
@@ -385,8 +327,8 @@ mod tests {
         let making = NextClicks { which, item: 1, recipe, recents: Arc::new(Newest), dim: Some(1) };
         let inputs = inputs(history);
         let inputs: Vec<&dyn Snapshot> = inputs.iter().map(|rows| rows as &dyn Snapshot).collect();
-        let [train, held] = making.examples(&inputs, &prior()).unwrap();
-        assert!(held.is_empty());
+        let [train, judge, choose] = making.examples(&inputs, &prior()).unwrap();
+        assert!(judge.is_empty() && choose.is_empty());
         train.into_iter().map(|(prompt, asked)| (prompt, asked.clicked)).collect()
     }
 
@@ -413,40 +355,19 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_an_unknown_item_is_no_history() {
-        let history = [(1, 1, 1), (1, 9, 1), (1, 2, 1)];
-        assert_eq!(made(&history, Targets::Novel, 9), [("g P War+1".to_string(), vec![1.0, 0.0, 0.0])]);
+    fn an_event_that_occurs_twice_is_two_of_the_newest() {
+        // What is left out of the long term when two are, is the last alone.
+        let history = [(1, 1, 1), (1, 2, 1), (1, 3, 2)];
+        let both = ("g P Drama+2".to_string(), vec![0.0, 2.0, 0.0]);
+        let drama = ("g P War+1".to_string(), vec![1.0, 0.0, 0.0]);
+        assert_eq!(made(&history, Targets::Novel, 1), []);
+        assert_eq!(made(&history, Targets::Novel, 2), std::slice::from_ref(&both));
+        assert_eq!(made(&history, Targets::Novel, 3), [both, drama]);
     }
 
     #[test]
-    fn the_same_users_are_kept_out_whoever_else_there_is() {
-        let which = |seed| Which {
-            targets: Targets::All,
-            last: 1,
-            min_history: 1,
-            masked: true,
-            held_out: 0.3,
-            seed,
-        };
-        let template = Template::compile(String::new()).unwrap();
-        let recipe = PromptRecipe {
-            logic: String::new(),
-            template,
-            groups: (0, 0),
-            profiles: (0, 0),
-            recents: (0, 0),
-        };
-        let making = |seed| NextClicks {
-            which: which(seed),
-            item: 1,
-            recipe: recipe.clone(),
-            recents: Arc::new(Newest),
-            dim: None,
-        };
-        let out = |seed| -> Vec<u64> {
-            (0..2000).filter(|user| making(seed).kept_out(&Row::from([Value::U64(*user)]))).collect()
-        };
-        assert!((500..700).contains(&out(1).len()), "{}", out(1).len());
-        assert_ne!(out(1), out(2));
+    fn an_event_of_an_unknown_item_is_no_history() {
+        let history = [(1, 1, 1), (1, 9, 1), (1, 2, 1)];
+        assert_eq!(made(&history, Targets::Novel, 9), [("g P War+1".to_string(), vec![1.0, 0.0, 0.0])]);
     }
 }

@@ -77,6 +77,8 @@ pub struct Model {
     pub kind: String,
     /// The language model behind it, for the kinds that have one.
     pub language: Option<Arc<dyn LanguageModel>>,
+    /// What the rewards of a `reward_model` are divided by; 1 for other kinds.
+    pub temperature: f64,
     /// The version in use, where a node of the pipeline updates it.
     pub version: Option<Fitted<ModelVersion>>,
     /// The version that cycles begin with, where another node makes it, and the size of its adapter.
@@ -234,8 +236,7 @@ pub trait Operator: Send + Sync {
         false
     }
 
-    /// Whether it may be told to fit in cycles instead of once. What is fitted on other artifacts may not:
-    /// they would have to be fitted anew with it.
+    /// Whether it may be told to fit in cycles instead of once, which no fit on other artifacts may be.
     fn refits(&self) -> bool {
         false
     }

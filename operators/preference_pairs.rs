@@ -23,6 +23,7 @@ use crate::{
     scorer::CANDIDATES,
     served::ModelVersion,
     shape::{Fitted, Graph, LeafId, present},
+    tuning::held_out::HeldOut,
 };
 
 /// Makes pairs of what was proposed to a key: the most and the least relevant.
@@ -133,8 +134,7 @@ impl PreferencePairs {
             last: self.last,
             min_history: 0,
             masked: true,
-            held_out: 0.0,
-            seed: self.seed,
+            held_out: HeldOut::nobody(),
         };
         let given = [events, &proposals.labels, &proposals.prompts];
         let Wired { clicks, mut relations, logic, .. } = wire(which, item, given, graph, |_| ());

@@ -134,6 +134,7 @@ impl Operator for PromptBuilder {
             [recent, Column::new("profile", Type::Text), Column::new("prompt", Type::Text)],
         );
         let schema = schema.with_note("neutral_prompt", neutral).with_note("fallbacks", fallbacks);
+        let schema = schema.made_of(inputs);
         let passed = ["recents_of", "recents_by"].into_iter();
         let passed = passed.filter_map(|note| Some((note, inputs.inputs[2].schema.notes.get(note)?)));
         Ok(passed.fold(schema, |schema, (note, text)| schema.with_note(note, text)))

@@ -24,8 +24,9 @@ use self::{
     pointwise::Pointwise,
 };
 use crate::{
+    asked::Examples,
     label_policy::fit_prior,
-    next_clicks::{Examples, Targets, Which, Wired, wire},
+    next_clicks::{Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problem, Problems},
     prompt_builder::{read_template, render},
     replay::PromptRecipe,
@@ -36,6 +37,7 @@ use crate::{
     template::Template,
     tuning::{
         gate::Gate,
+        held_out::HeldOut,
         trainer::Trainer,
         training::Training,
         version::{Given, Job, figures_schema, known},
@@ -85,12 +87,18 @@ pub struct RewardTrainer {
     #[serde(default)]
     pub serve: Option<u64>,
     /// What is kept out of training, for the figures `held_out`: this share of the users, or with
-    /// `pointwise` of the sets of recent interests.
+    /// `pointwise` of the sets of recent interests; with `choose_every` half of it is for the figures.
     #[serde(default = "held_out")]
     pub held_out: f64,
     /// Whether training goes on from the version in use, instead of from the model as it is; in cycles only.
     #[serde(default, skip_serializing_if = "is_not")]
     pub continues: bool,
+    /// What a version must keep to be put in use, in cycles only: bounds (`least`, `most`) of its figures of
+    /// what was kept out: `held_out`, with `pairwise` by how much it is better than what it is held against
+    /// (`held_out_over_untuned`, and with `_low` the lower end of the interval; `held_out_novel_…` of novel
+    /// clicks; untuned is what training began at, with `continues: true` the version in use), with `pointwise` also `held_out_f1`, `held_out_ndcg` and `held_out_calibration`.
+    #[serde(default, skip_serializing_if = "Gate::is_open")]
+    pub gate: Gate,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
@@ -140,27 +148,31 @@ struct Parts {
 
 impl RewardTrainer {
     fn which(&self) -> Which {
-        let RewardTrainer { targets, last, min_history, held_out, .. } = *self;
+        let RewardTrainer { targets, last, min_history, .. } = *self;
         Which {
             targets: targets.unwrap_or(Targets::All),
             last: last.unwrap_or(1),
             min_history: min_history.unwrap_or_else(crate::sft_trainer::min_history),
             masked: false,
-            held_out,
-            seed: self.training.seed,
+            held_out: HeldOut::new(self.held_out, &self.training),
         }
     }
 
     fn parts(&self, inputs: &Inputs<'_>) -> Result<Parts, Vec<Problem>> {
         let mut problems = Problems::default();
-        self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
+        self.training.check("training", self.held_out).into_iter().for_each(|problem| problems.push(problem));
         self.check_parameters(&mut problems);
-        problems
-            .require(!self.continues || inputs.updates.is_some_and(|model| model.version.is_some()), || {
-                Problem::with("continues", "goes with `refit: { when: cycle }` only")
-            });
+        let cycles = inputs.updates.is_some_and(|model| model.version.is_some());
+        problems.require(!self.continues || cycles, || {
+            Problem::with("continues", "goes with `refit: { when: cycle }` only")
+        });
+        let gate = self.gate.check_held_out(&self.gated(), self.held_out, cycles);
+        gate.into_iter().for_each(|problem| problems.push(problem));
         let first = &inputs.inputs[..inputs.inputs.len().min(3)];
         let item = self.which().check(&Inputs { inputs: first, ..*inputs }, &mut problems);
+        if self.objective == Aim::Pairwise && self.last.is_some() {
+            self.which().check_unseen(inputs, &mut problems);
+        }
         if self.reads_feedback() {
             problems.take(inputs.at_most(4));
             feedback::check(inputs, &mut problems);
@@ -185,8 +197,9 @@ impl RewardTrainer {
             (Aim::Pointwise, feedback) => {
                 let given = [recipe.groups.0, recipe.profiles.0].into_iter().chain(feedback).collect();
                 let weigh = self.weights.unwrap_or_default().of();
-                let (held_out, seed, logic) = (self.held_out, self.training.seed, recipe.logic.clone());
-                (Box::new(Rates { recipe, weigh, held_out, seed }), given, logic)
+                let held_out = HeldOut::new(self.held_out, &self.training);
+                let logic = recipe.logic.clone();
+                (Box::new(Rates { recipe, weigh, held_out }), given, logic)
             }
             (Aim::Pairwise, Some(feedback)) => {
                 relations.push(feedback);
@@ -221,16 +234,21 @@ impl Operator for RewardTrainer {
             wire(self.which(), item, [0, 1, 2].map(|at| &inputs.inputs[at]), graph, |recipe| *recipe = own);
         let prior = fit_prior(graph, wired.labels, model.clone(), neutral);
         let (examples, relations, logic) = self.examples(wired, recipe, inputs);
+        let temperature = inputs.updates.map_or(1.0, |model| model.temperature);
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let logic = format!("reward_trainer/2 {} {parameters} {logic}", model.digest());
+        let logic = format!("reward_trainer/3 {} {parameters} {logic}", model.digest());
+        let logic = if temperature == 1.0 { logic } else { format!("{logic} at {temperature}") };
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: RewardTrainer::NAME, examples, model, training };
         let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
         let first = (inputs.updates.and_then(|model| model.version), self.continues);
+        let gate = self.gate.clone();
         match self.objective {
-            Aim::Pairwise => job.build(graph, &relations, prior, logic, first, pairs),
+            Aim::Pairwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
+                pairs((temperature, &gate), given, watch)
+            }),
             Aim::Pointwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
-                rates(served, given, watch)
+                rates((served, temperature, &gate), given, watch)
             }),
         }
     }
@@ -244,27 +262,38 @@ impl Described for RewardTrainer {
     const EXAMPLE: &'static str = include_str!("examples/reward_trainer.yaml");
 }
 
-fn pairs(given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, start, examples: [train, held] } = given;
+fn pairs(
+    (temperature, gate): (f64, &Gate),
+    given: Given<'_>,
+    watch: &mut dyn Watch,
+) -> Result<ModelVersion, CallError> {
+    let Given { making, prior, trie, start, examples: [train, held, choose] } = given;
     let judges = Judges::new(&held, prior, making.training.seed);
     let counts = train.clone();
-    let [train, judged] = [train, held.clone()].map(|examples| Reward::new(trie, prior, examples));
+    let [train, judged, choose] =
+        [train, held.clone(), choose].map(|examples| Reward::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
-        let [before, after] = [judged.all_rewards(trainer, before)?, judged.all_rewards(trainer, after)?];
+        let [before, after] = judged.all_rewards(trainer, [before, after])?;
         Ok(judges.figures(before, after, &counts))
     };
-    making.version(&train, start, (&judge, &Gate::default()), watch)
+    making.version([&train, &choose], start, (&judge, gate), watch)
 }
 
-fn rates(serve: usize, given: Given<'_>, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+fn rates(
+    (serve, temperature, gate): (usize, f64, &Gate),
+    given: Given<'_>,
+    watch: &mut dyn Watch,
+) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, start, examples } = given;
-    let [train, held] = examples.each_ref().map(|examples| Pointwise::new(trie, prior, examples));
+    let [train, held, choose] =
+        examples.each_ref().map(|examples| Pointwise::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
         let mut judged = held.figures("_counted", serve, &held.counted(&train));
-        judged.extend(held.figures("_untuned", serve, &held.judged(trainer, before)?));
-        judged.extend(held.figures("", serve, &held.judged(trainer, after)?));
+        let [before, after] = held.judged(trainer, [before, after])?;
+        judged.extend(held.figures("_untuned", serve, &before));
+        judged.extend(held.figures("", serve, &after));
         judged.extend(known(&[("held_out_most", held.most())]));
         Ok(judged)
     };
-    making.version(&train, start, (&judge, &Gate::default()), watch)
+    making.version([&train, &choose], start, (&judge, gate), watch)
 }

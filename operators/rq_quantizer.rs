@@ -137,7 +137,7 @@ impl Operator for RqQuantizer {
     fn output(&self, inputs: &Inputs<'_>) -> Result<Schema, Vec<Problem>> {
         self.column(inputs)?;
         let columns = [Column::new("csid", Type::U64.list()), Column::new("group", Type::Text)];
-        Ok(Schema::new(inputs.inputs[0].schema.key.clone(), columns))
+        Ok(Schema::new(inputs.inputs[0].schema.key.clone(), columns).made_of(inputs))
     }
 
     fn model_kinds(&self) -> &'static [&'static str] {

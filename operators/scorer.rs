@@ -181,14 +181,16 @@ impl Operator for Scorer {
         };
         let neutral = render(&parts.template, "", "", &[]).unwrap_or_default();
         let prior = fit_prior(graph, labels, model.base().clone(), neutral);
-        let [novel, prompts] = [0, 1].map(|at| inputs.inputs[at].leaf);
+        let asked = [0, 1].map(|at| inputs.inputs[at].leaf);
+        let temperature = inputs.model.map_or(1.0, |model| model.temperature) as f32;
+        let normalise = self.normalise;
+        let rates = move |scores: &[f32], shares: &[f64]| {
+            normalise.of(&scores.iter().map(|score| score / temperature).collect::<Vec<f32>>(), shares)
+        };
         match self.against {
-            Against::Labels | Against::Clicked => {
-                self.against_labels(parts, graph, [novel, prompts], labels, prior, &model)
-            }
-            Against::Candidates => {
-                against_candidates(parts, self.normalise, graph, [novel, prompts], prior, &model)
-            }
+            Against::Labels => against_labels(parts, graph, asked, (labels, prior), &model, (false, rates)),
+            Against::Clicked => against_labels(parts, graph, asked, (labels, prior), &model, (true, rates)),
+            Against::Candidates => against_candidates(parts, graph, asked, prior, &model, rates),
         }
     }
 }
@@ -203,53 +205,50 @@ impl Parts {
     }
 }
 
-impl Scorer {
-    fn against_labels(
-        &self,
-        parts: Parts,
-        graph: &mut Graph,
-        [novel, prompts]: [LeafId; 2],
-        labels: Fitted<CategoryTable>,
-        prior: Fitted<LabelPrior>,
-        model: &Served,
-    ) -> LeafId {
-        let Parts { recent, candidates, .. } = parts;
-        let requests = graph.map("requests", prompts, move |key, row, out| {
-            out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
-            Ok(())
-        });
-        let answers = graph.infer_with(
-            "answers",
-            requests,
-            &model.artifacts(&[labels.leaf()]),
-            ScoreLabels(model.clone()),
-        );
-        let (clicked, normalise) = (self.against == Against::Clicked, self.normalise);
-        // By key, every label with its rate: what pairs are made of.
-        let rates = graph.map_with("rates", answers, prior, move |prior, key, row, out| {
-            let scores = prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?);
-            let shares = if clicked { prior.shares() } else { even(scores.len()) };
-            let rates = normalise.of(&scores, &shares);
-            let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
-            out.push((key.clone(), Row::from([Value::list(cells)])));
-            Ok(())
-        });
-        graph.publish_rates(rates);
-        graph.join("", novel, rates, move |key, novel, rates, out| {
-            let scored =
-                rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
-            out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
-        })
-    }
+/// What scores of labels say, of which each is compared with the others in proportion to their shares.
+trait Rating: Fn(&[f32], &[f64]) -> Vec<f64> + Send + Sync + 'static {}
+
+impl<F: Fn(&[f32], &[f64]) -> Vec<f64> + Send + Sync + 'static> Rating for F {}
+
+fn against_labels(
+    parts: Parts,
+    graph: &mut Graph,
+    [novel, prompts]: [LeafId; 2],
+    (labels, prior): (Fitted<CategoryTable>, Fitted<LabelPrior>),
+    model: &Served,
+    (clicked, rates): (bool, impl Rating),
+) -> LeafId {
+    let Parts { recent, candidates, .. } = parts;
+    let requests = graph.map("requests", prompts, move |key, row, out| {
+        out.push((key.clone(), Row::from([parts.prompt(key, row)?])));
+        Ok(())
+    });
+    let answers =
+        graph.infer_with("answers", requests, &model.artifacts(&[labels.leaf()]), ScoreLabels(model.clone()));
+    // By key, every label with its rate: what pairs are made of.
+    let rates = graph.map_with("rates", answers, prior, move |prior, key, row, out| {
+        let scores = prior.scores(&row[0].as_floats().ok_or("an answer is not a vector")?);
+        let shares = if clicked { prior.shares() } else { even(scores.len()) };
+        let rates = rates(&scores, &shares);
+        let cells = prior.labels.iter().zip(rates).map(|(name, rate)| scored(Value::text(name), rate));
+        out.push((key.clone(), Row::from([Value::list(cells)])));
+        Ok(())
+    });
+    graph.publish_rates(rates);
+    graph.join("", novel, rates, move |key, novel, rates, out| {
+        let scored =
+            rate(novel[candidates].as_list().unwrap_or_default(), rates[0].as_list().unwrap_or_default());
+        out.push((key.clone(), Row::from([novel[recent].clone(), Value::list(scored)])));
+    })
 }
 
 fn against_candidates(
     parts: Parts,
-    normalise: Normalise,
     graph: &mut Graph,
     [novel, prompts]: [LeafId; 2],
     prior: Fitted<LabelPrior>,
     model: &Served,
+    rates: impl Rating,
 ) -> LeafId {
     let Parts { recent, candidates, .. } = parts;
     let relevance = graph.map("relevance_prompts", prompts, move |key, row, out| {
@@ -275,8 +274,7 @@ fn against_candidates(
     graph.join("", novel, answers, move |key, novel, answer, out| {
         let scores: Vec<(Value, f32)> =
             answer[0].as_list().unwrap_or_default().iter().filter_map(score).collect();
-        let rates =
-            normalise.of(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>(), &even(scores.len()));
+        let rates = rates(&scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>(), &even(scores.len()));
         let rates: Vec<Value> =
             scores.into_iter().zip(rates).map(|((name, _), rate)| scored(name, rate)).collect();
         let scored = rate(novel[candidates].as_list().unwrap_or_default(), &rates);

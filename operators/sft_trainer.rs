@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use self::objective::Sft;
 use crate::{
+    asked::{Asked, Prompted},
     label_policy::{Before, fit_prior_before},
-    next_clicks::{Asked, Prompted, Targets, Which, Wired, wire},
+    next_clicks::{Targets, Which, Wired, wire},
     operator::{Described, Inputs, Operator, Problem, Problems},
     schema::Schema,
     served::ModelVersion,
@@ -23,8 +24,9 @@ use crate::{
     tuning::{
         baselines::{Baseline, Click, Kind},
         gate::Gate,
+        held_out::HeldOut,
         placebo::{Swapped, others},
-        trainer::Trainer,
+        trainer::{Figures, Trainer},
         training::Training,
         version::{Given, Job, figures_schema, known},
     },
@@ -36,8 +38,9 @@ use crate::{
 /// that serves. The node names the model in `updates`; all nodes that ask it then ask the tuned one.
 ///
 /// Its rows are the figures of training: by step and name. `held_out` is the mean log-likelihood of what was
-/// clicked by users who were kept out, `held_out_untuned` that of the model before; `held_out_markov` and
-/// `held_out_popularity` are what counting makes of the same examples, by recent interests and by group.
+/// clicked by users who were kept out, `held_out_untuned` that of the model that training began at; `held_out_markov` and
+/// `held_out_popularity` are what counting makes of the same examples, by recent interests and by group;
+/// `held_out_over_untuned`, `held_out_over_markov` and `held_out_over_popularity` are the differences.
 /// `held_out_other_recents` and `held_out_other_groups` are placebos: the model is told of others.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,7 +54,8 @@ pub struct SftTrainer {
     /// Events a user needs before one that is predicted.
     #[serde(default = "min_history")]
     pub min_history: u64,
-    /// Share of the users who are kept out of training, for the figures `held_out`.
+    /// Share of the users who are kept out of training, for the figures `held_out`; with `choose_every` of half
+    /// of them.
     #[serde(default = "held_out")]
     pub held_out: f64,
     /// Temperature of the policy that is trained: that of the sampler that serves. An untuned model is
@@ -64,6 +68,11 @@ pub struct SftTrainer {
     /// Whether training goes on from the version in use, instead of from the model as it is; in cycles only.
     #[serde(default, skip_serializing_if = "is_not")]
     pub continues: bool,
+    /// What a version must keep to be put in use, in cycles only: bounds (`least`, `most`) of its figures
+    /// `held_out`, `held_out_over_untuned`, `held_out_over_markov`, `held_out_over_popularity`. Untuned is what
+    /// training began at: with `continues: true` the version in use.
+    #[serde(default, skip_serializing_if = "Gate::is_open")]
+    pub gate: Gate,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
@@ -89,22 +98,26 @@ pub(crate) fn held_out() -> f64 {
 
 impl SftTrainer {
     fn which(&self) -> Which {
-        let SftTrainer { targets, last, min_history, held_out, .. } = *self;
-        Which { targets, last, min_history, masked: true, held_out, seed: self.training.seed }
+        let SftTrainer { targets, last, min_history, .. } = *self;
+        let held_out = HeldOut::new(self.held_out, &self.training);
+        Which { targets, last, min_history, masked: true, held_out }
     }
 
     /// The place of the item in an event.
     fn parts(&self, inputs: &Inputs<'_>) -> Result<usize, Vec<Problem>> {
         let mut problems = Problems::default();
-        self.training.check("training").into_iter().for_each(|problem| problems.push(problem));
+        self.training.check("training", self.held_out).into_iter().for_each(|problem| problems.push(problem));
         problems.require(self.temperature > 0.0 && self.temperature.is_finite(), || {
             Problem::with("temperature", "must be a positive number")
         });
-        problems
-            .require(!self.continues || inputs.updates.is_some_and(|model| model.version.is_some()), || {
-                Problem::with("continues", "goes with `refit: { when: cycle }` only")
-            });
+        let cycles = inputs.updates.is_some_and(|model| model.version.is_some());
+        problems.require(!self.continues || cycles, || {
+            Problem::with("continues", "goes with `refit: { when: cycle }` only")
+        });
+        let gate = self.gate.check_held_out(&GATED, self.held_out, cycles);
+        gate.into_iter().for_each(|problem| problems.push(problem));
         let item = self.which().check(inputs, &mut problems);
+        self.which().check_unseen(inputs, &mut problems);
         problems.finish(item)
     }
 }
@@ -129,13 +142,13 @@ impl Operator for SftTrainer {
         let before = (self.prior, self.temperature);
         let prior = fit_prior_before(graph, labels, model.clone(), neutral, before);
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let logic = format!("sft_trainer/1 {} {parameters} {logic}", model.digest());
+        let logic = format!("sft_trainer/2 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
         let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
-        let temperature = self.temperature;
+        let (temperature, gate) = (self.temperature, self.gate.clone());
         let first = inputs.updates.and_then(|model| model.version);
         job.build(graph, &relations, prior, logic, (first, self.continues), move |given, watch| {
-            train(given, temperature, watch)
+            train(given, (temperature, &gate), watch)
         })
     }
 }
@@ -145,6 +158,20 @@ impl Described for SftTrainer {
     const EXAMPLE: &'static str = include_str!("examples/sft_trainer.yaml");
 }
 
+/// The figures that a gate may bound.
+const GATED: [&str; 4] =
+    ["held_out", "held_out_over_untuned", "held_out_over_markov", "held_out_over_popularity"];
+
+/// By how much a model is better than what it is held against.
+fn over(judged: &Figures) -> Figures {
+    let own = judged.get("held_out").copied();
+    let over = |name: &&str| {
+        let other = judged.get(&name.replace("over_", ""))?;
+        Some((name.to_string(), own? - other))
+    };
+    GATED[1..].iter().filter_map(over).collect()
+}
+
 /// What counting makes of users who were kept out.
 fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2] {
     let [train, held] = [train, held].map(|of| of.values().map(Asked::click).collect::<Vec<Click<'_>>>());
@@ -152,22 +179,28 @@ fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2
     [("held_out_markov", of(Kind::Markov)), ("held_out_popularity", of(Kind::GroupPopularity))]
 }
 
-fn train(given: Given<'_>, temperature: f64, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, start, examples: [train, held] } = given;
+fn train(
+    given: Given<'_>,
+    (temperature, gate): (f64, &Gate),
+    watch: &mut dyn Watch,
+) -> Result<ModelVersion, CallError> {
+    let Given { making, prior, trie, start, examples: [train, held, choose] } = given;
     let counted = counted(&train, &held);
     let contexts: Vec<_> = held.values().map(Asked::click).collect();
     let swapped = Swapped::ALL.map(|(swapped, name)| (name, others(&contexts, swapped)));
-    let [train, held] = [train, held].map(|examples| Sft::new(trie, prior, temperature, examples));
+    let [train, held, choose] =
+        [train, held, choose].map(|examples| Sft::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
-        let [before, after] = [held.scores(trainer, before)?, held.scores(trainer, after)?];
+        let [before, after] = held.scores(trainer, [before, after])?;
         let of = |scores: &[Vec<f64>]| held.log_likelihood(scores);
         let mut judged = known(&[("held_out_untuned", of(&before)), ("held_out", of(&after))]);
         judged.extend(known(&counted));
+        judged.extend(over(&judged));
         let placebo = |(name, others): &(&str, Vec<Vec<usize>>)| {
             Some((format!("held_out_{name}"), held.placebo(&after, others)?))
         };
         judged.extend(swapped.iter().filter_map(placebo));
         Ok(judged)
     };
-    making.version(&train, start, (&judge, &Gate::default()), watch)
+    making.version([&train, &choose], start, (&judge, gate), watch)
 }

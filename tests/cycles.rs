@@ -278,6 +278,67 @@ fn what_a_gate_refuses_changes_nothing() {
 }
 
 #[test]
+fn a_trainer_is_held_to_what_users_kept_out_say() {
+    let with = |op: &str, more: &str| {
+        let (model, own) = match op {
+            "sft_trainer" => ("novelty", "targets: all,"),
+            _ => ("relevance", "template: relevance.jinja,"),
+        };
+        format!(
+            "  judged: {{ op: {op}, in: [events, label, prompt], updates: {model}, refit: {{ when: cycle }}, with: {{ {own} last: 2, held_out: 0.6, {more} training: {TRAINING} }} }}\n"
+        )
+    };
+    for op in ["sft_trainer", "reward_trainer"] {
+        let of = |bound: &str| format!("gate: {{ held_out_over_untuned: {{ {bound} }} }},");
+        let outcome = |bound: &str| {
+            let bench = bench(&with(op, &of(bound))).unwrap();
+            bench.epoch("s", cycling()).unwrap();
+            let before = rows(&bench, "aligned");
+            let made = versions(&cycles(&bench, "s", 1)[0])[0].clone();
+            (made.outcome, made.figures, rows(&bench, "aligned") == before)
+        };
+        let (refused, figures, same) = outcome("least: 9");
+        let Outcome::Refused(why) = refused else { panic!("{op}: {refused:?}") };
+        assert!(why[0].starts_with("held_out_over_untuned is ") && same, "{op}: {why:?}");
+        let figures: BTreeMap<String, f64> = figures.into_iter().collect();
+        let over = figures["held_out"] - figures["held_out_untuned"];
+        assert!((figures["held_out_over_untuned"] - over).abs() < 1e-6, "{op}: {over} {figures:?}");
+        assert!(matches!(outcome("least: -9").0, Outcome::Used), "{op}");
+
+        let refused = |nodes: &str| bench(nodes).err().unwrap();
+        let unknown = refused(&with(op, "gate: { held: { most: 1 } },"));
+        assert!(unknown.contains("there is no figure `held`"), "{unknown}");
+        let nobody = refused(&with(op, &of("least: 0")).replace("held_out: 0.6", "held_out: 0"));
+        assert!(nobody.contains("give a `held_out` above 0"), "{nobody}");
+        let once = refused(&with(op, &of("least: 0")).replace("refit: { when: cycle }, ", ""));
+        assert!(once.contains("goes with `refit: { when: cycle }` only"), "{once}");
+    }
+}
+
+#[test]
+fn a_cycle_ends_training_where_some_of_the_pairs_find_it_best() {
+    let mut tried = 0;
+    for seed in 0..6 {
+        let chosen =
+            taught("held_out: 0.6,").replace("rank: 2", &format!("choose_every: 1, seed: {seed}, rank: 2"));
+        let bench = bench(&chosen).unwrap();
+        bench.epoch("s", cycling()).unwrap();
+        let done = cycles(&bench, "s", 1);
+        match &versions(&done[0])[0].outcome {
+            Outcome::Nothing(why) => assert!(why.contains("a larger `held_out` gives some"), "{why}"),
+            Outcome::Used => {
+                let told = figures(&done[0]);
+                assert!(told["chosen_step"] >= 1.0 && told.contains_key("choosing_loss"), "{told:?}");
+                check(&bench);
+                tried += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(tried > 0);
+}
+
+#[test]
 fn divergence_costs_what_its_weight_says_and_every_method_learns() {
     let end = |with: &str| {
         let bench = bench(&taught(&format!("held_out: 0, {with}"))).unwrap();

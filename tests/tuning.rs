@@ -8,7 +8,10 @@
 #[path = "common/tuned.rs"]
 mod tuned;
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use coea_engine::{
     models::RealModels,
@@ -16,7 +19,7 @@ use coea_engine::{
     state::tables::Tables,
     testing::Bench,
 };
-use coea_operators::row::Value;
+use coea_operators::row::{Row, Value};
 use tuned::{check, manifest, pipeline, rows};
 
 const TUNED: &str = "  tuned:
@@ -121,6 +124,94 @@ fn a_relevance_model_that_was_trained_judges_otherwise() {
     // Another template is another model.
     let other = bench(&judged.replace("relevance.jinja", "novelty2.jinja"));
     assert!(other.err().unwrap().contains("cannot read"));
+}
+
+#[test]
+fn some_of_those_kept_out_choose_where_training_ends_and_the_others_judge() {
+    let with = |more: &str, seed: u64| {
+        let nodes = TUNED.replace("held_out: 0.6", "held_out: 0.75");
+        bench(&nodes.replace("rank: 2,", &format!("rank: 2, seed: {seed}, {more}"))).unwrap()
+    };
+    let figures = |bench: &Bench| -> BTreeMap<(u64, String), f64> {
+        let snapshot = bench.state("s").unwrap().snapshot().unwrap();
+        let rows = Tables::new(snapshot.layered("tables")).rows("tuned").unwrap();
+        let figure = |key: &Row, row: &Row| {
+            Some(((key[0].as_u64()?, key[1].as_text()?.to_string()), row[0].as_f64()?))
+        };
+        rows.into_iter().filter_map(|((key, row), _)| figure(&key, &row)).collect()
+    };
+    let once = || Options { workers: 1, ..Options::default() };
+    let (mut tried, mut refused) = (0, 0);
+    for seed in 0..8 {
+        let chosen = with("choose_every: 99,", seed);
+        match chosen.epoch("s", once()) {
+            Err(error) => {
+                // Of four users nobody may be left to train on, to choose or to judge.
+                let (error, nobody) = (error.to_string(), "a larger `held_out` gives some");
+                assert!(error.contains(nobody) || error.contains("no click could be learnt"), "{error}");
+                refused += u32::from(error.contains(nobody));
+                continue;
+            }
+            Ok(_) => tried += 1,
+        }
+        check(&chosen, "s");
+        let plain = with("", seed);
+        plain.epoch("s", once()).unwrap();
+        // Tried once, at the end: the same numbers are judged by all of them, and by each half.
+        let (ours, theirs) = (figures(&chosen), figures(&plain));
+        let last = theirs.keys().map(|(step, _)| *step).max().unwrap();
+        let of = |figures: &BTreeMap<(u64, String), f64>, name: &str| figures[&(last, name.to_string())];
+        let (chose, judged) = (-of(&ours, "choosing_loss"), of(&ours, "held_out"));
+        let all = of(&theirs, "held_out");
+        assert_eq!(of(&ours, "chosen_step") as u64, last);
+        assert!(chose.min(judged) < all && all < chose.max(judged), "{chose} {judged} {all}");
+        assert!(theirs.keys().all(|(_, name)| name != "choosing_loss" && name != "chosen_step"));
+        // Of several trials the best one is what is in use.
+        let often = with("choose_every: 1,", seed);
+        often.epoch("s", once()).unwrap();
+        let figures = figures(&often);
+        let losses = (1..=last).map(|step| (figures[&(step, "choosing_loss".to_string())], step));
+        let best = losses.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1;
+        assert_eq!(of(&figures, "chosen_step") as u64, best);
+    }
+    assert!(tried > 0 && refused > 0, "{tried} {refused}");
+}
+
+#[test]
+fn rewards_are_divided_by_the_temperature_of_the_model() {
+    let judged = "  judged:
+    { op: reward_trainer, in: [events, label, prompt], updates: relevance, with: { template: relevance.jinja, last: 2, held_out: 0.6, training: { rank: 2, batch: 2, epochs: 2, learning_rate: 0.02 } } }
+";
+    let with = |model: &str, nodes: &str, parameters: &str| {
+        let text = pipeline(nodes);
+        let line = text.lines().find(|line| line.trim_start().starts_with(&format!("{model}: {{"))).unwrap();
+        tuned::bench(&text.replace(line, &line.replace(" }", &format!(", with: {parameters} }}"))))
+    };
+    let scores = |bench: &Bench| -> Vec<f64> {
+        bench.epoch("s", Options { workers: 1, ..Options::default() }).unwrap();
+        let rows = rows(bench, "s", "scored").join(" ");
+        let cells = rows.split(|c: char| !(c.is_ascii_digit() || c == '.'));
+        cells.filter(|cell| cell.contains('.')).filter_map(|cell| cell.parse().ok()).collect()
+    };
+    let plain = bench("").unwrap();
+    let hot = with("relevance", "", "{ temperature: 1000 }").unwrap();
+    let (sure, unsure) = (scores(&plain), scores(&hot));
+    assert!(sure.len() == unsure.len() && sure.iter().any(|rate| (rate - 0.5).abs() > 0.05), "{sure:?}");
+    assert!(unsure.iter().all(|rate| (rate - 0.5).abs() < 0.01), "{unsure:?}");
+    // What was trained at another temperature is another version.
+    let versions = ["{ temperature: 1 }", "{ temperature: 4 }"].map(|parameters| {
+        let bench = with("relevance", judged, parameters).unwrap();
+        scores(&bench);
+        check(&bench, "s");
+        rows(&bench, "s", "judged")
+    });
+    assert_ne!(versions[0], versions[1]);
+    let wrong = with("relevance", "", "{ temperature: 0 }").err().unwrap();
+    assert!(wrong.contains("`temperature` of a reward_model must be a positive number"), "{wrong}");
+    let wrong = with("relevance", "", "{ temprature: 2 }").err().unwrap();
+    assert!(wrong.contains("did you mean `temperature`?"), "{wrong}");
+    let wrong = with("novelty", "", "{ temperature: 2 }").err().unwrap();
+    assert!(wrong.contains("only a model on a server and a reward_model take parameters"), "{wrong}");
 }
 
 /// The digest of the model without an adapter.
@@ -252,6 +343,9 @@ fn what_cannot_be_trained_is_told_where_it_stands() {
     assert!(wrong.contains("wait for each other"), "{wrong}");
     let wrong = refused(&TUNED.replace("last: 2", "last: 0").replace("rank: 2", "rank: 0"));
     assert!(wrong.contains("`rank` must be at least 1") && wrong.contains("last"), "{wrong}");
+    let wrong = refused(&TUNED.replace("last: 2", "last: 3"));
+    assert!(wrong.contains("have seen all but the newest 2 of each user's events"), "{wrong}");
+    assert!(wrong.contains("at most 2, or `exclude_last: 3` in the click_filter"), "{wrong}");
     let wrong = refused(&TUNED.replace("label, prompt]", "interest, group]"));
     assert!(wrong.contains("name a prompt_builder"), "{wrong}");
     // Asking the model that one trains oneself would be a circle.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coea_operators::{language_model::LanguageModel, operator::Model};
+use serde::Deserialize;
 
 use super::Lowering;
 use crate::{
@@ -15,6 +16,22 @@ use crate::{
 
 /// The kinds of models there are.
 const MODEL_KINDS: [&str; 4] = ["language_model", "reward_model", "csa_encoder", "rq_quantizer"];
+
+/// The kind of models that judge.
+const REWARD: &str = "reward_model";
+
+/// The parameters of a reward model on this machine.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Reward {
+    temperature: f64,
+}
+
+impl Default for Reward {
+    fn default() -> Self {
+        Self { temperature: 1.0 }
+    }
+}
 
 impl Lowering<'_> {
     /// The models by name; a name whose entry is wrong is noted as broken.
@@ -40,8 +57,14 @@ impl Lowering<'_> {
                 self.broken.insert(name);
                 continue;
             }
+            let Some(temperature) = self.temperature(&named.spec) else {
+                self.broken.insert(name);
+                continue;
+            };
             let kind = kind.value.clone();
-            models.insert(name.clone(), Model { name, kind, language, version: None, parent: None });
+            let model =
+                Model { name: name.clone(), kind, language, temperature, version: None, parent: None };
+            models.insert(name, model);
         }
         models
     }
@@ -60,15 +83,35 @@ impl Lowering<'_> {
                 let settings = self.settings(with, price.as_ref())?;
                 self.provider.remote(base, settings, price)
             }
-            false if with.is_empty() => self.provider.language(base),
+            false if with.is_empty() || kind.as_str() == REWARD => self.provider.language(base),
             false => {
                 let help = "remove them, or write the URL of a server as `base`".to_string();
-                let message = "only a model on a server takes parameters";
+                let message = "only a model on a server and a reward_model take parameters";
                 self.error(&with.span_of(&[]), message, Some(help));
                 return None;
             }
         };
         model.map_err(|message| self.error(&base.span, message, None)).ok()
+    }
+
+    /// What the rewards of a model are divided by; `None` if it is wrong.
+    fn temperature(&mut self, model: &ModelSpec) -> Option<f64> {
+        if model.kind.as_str() != REWARD || model.base.as_ref().is_some_and(|base| is_remote(base)) {
+            return Some(1.0);
+        }
+        let Reward { temperature } = match model.with.parse("a reward_model") {
+            Ok(reward) => reward,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return None;
+            }
+        };
+        let wrong = !(temperature > 0.0 && temperature.is_finite());
+        if wrong {
+            let message = "`temperature` of a reward_model must be a positive number".to_string();
+            self.error(&model.with.span_of(&["temperature"]), message, None);
+        }
+        (!wrong).then_some(temperature)
     }
 
     /// The parameters of a model on a server.

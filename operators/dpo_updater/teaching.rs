@@ -7,26 +7,23 @@ use super::{
 use crate::{
     chat::spoken,
     lm::{LabelTrie, LmError, LocalModel, Tuner},
-    nn::random::Stream,
-    ordered::encode_row,
     preference_pairs::{Pairs, Preference},
     served::ModelVersion,
     shape::{CallError, Loaded, Watch, present},
     tuning::{
+        held_out::{HeldOut, Parts, somebody_judges},
         trainer::{Trainer, scores},
         version::Making,
     },
 };
 
 impl DpoUpdater {
-    /// The pairs to train on, and those that are kept out.
-    pub(super) fn parted<'a>(&self, pairs: &'a Pairs) -> (Vec<&'a Preference>, Vec<&'a Preference>) {
-        let out = |pair: &&Preference| {
-            let name = blake3::hash(&encode_row(&pair.key)).to_hex();
-            let draw = Stream::new(self.training.seed, &format!("held out {name}"), &[]).unit_f64();
-            draw >= self.held_out
-        };
-        pairs.pairs.iter().partition(out)
+    /// The pairs.
+    pub(super) fn parted<'a>(&self, pairs: &'a Pairs) -> Parts<Vec<&'a Preference>> {
+        let held_out = HeldOut::new(self.held_out, &self.training);
+        let mut parts = [const { Vec::new() }; 3];
+        pairs.pairs.iter().for_each(|pair| parts[held_out.part("", &pair.key)].push(pair));
+        parts
     }
 
     pub(super) fn train(
@@ -39,29 +36,34 @@ impl DpoUpdater {
         let pairs = present::<Pairs>(read.first())?;
         let used = present::<ModelVersion>(read.get(1))?;
         let anchor = read.get(2).map(|anchor| present::<ModelVersion>(Some(anchor))).transpose()?;
-        let (train, held) = self.parted(pairs);
+        let parts = self.parted(pairs);
+        somebody_judges(&self.training, &parts, Vec::is_empty)?;
+        let [train, held, choose] = parts;
         if train.is_empty() {
             let help = "a smaller `min_margin`, or more keys, give some";
             return Err(CallError::Nothing(format!("no key has a pair to learn from; {help}")));
         }
         let trie = LabelTrie::new(making.network.tokenizer(), &spoken(&pairs.labels)).map_err(failed)?;
         let anchored = Anchored::new(self, making.network, anchor).map_err(failed)?;
-        let near = match self.anchor_kl > 0.0 {
-            true => anchored.scores(&train, &trie).map_err(failed)?,
-            false => Vec::new(),
+        let taught_by = |of: &[&Preference]| {
+            let near = match self.anchor_kl > 0.0 {
+                true => anchored.scores(of, &trie).map_err(failed)?,
+                false => Vec::new(),
+            };
+            Ok::<_, CallError>(Preferred::new(self, &trie, pairs, of, near))
         };
-        let objective = Preferred::new(self, &trie, pairs, &train, near);
+        let (objective, choose) = (taught_by(&train)?, taught_by(&choose)?);
         // Of a handful of pairs none may be kept out; then those that were trained on judge.
         let judges = if held.is_empty() { &train } else { &held };
         let judged =
             Preferred::new(self, &trie, pairs, judges, anchored.scores(judges, &trie).map_err(failed)?);
         let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
             let prompts: Vec<&str> = judges.iter().map(|pair| pair.prompt.as_str()).collect();
-            let [before, after] = [trainer.scores(before, &prompts)?, trainer.scores(after, &prompts)?];
+            let [before, after] = trainer.scores([before, after], &prompts)?;
             Ok(Judged { by: &judged, before: &before, after: &after }.figures())
         };
         let start = making.start(used)?;
-        making.version(&objective, start, (&judge, &self.gate), watch)
+        making.version([&objective, &choose], start, (&judge, &self.gate), watch)
     }
 }
 
@@ -86,6 +88,6 @@ impl Anchored {
 
     fn scores(&self, pairs: &[&Preference], trie: &LabelTrie) -> Result<Vec<Vec<f64>>, LmError> {
         let prompts: Vec<&str> = pairs.iter().map(|pair| pair.prompt.as_str()).collect();
-        scores(&self.tuner, &self.values, trie, &prompts, self.together)
+        Ok(scores(&self.tuner, [&self.values], trie, &prompts, self.together)?.concat())
     }
 }

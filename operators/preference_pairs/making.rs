@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{PreferencePairs, Weigh};
 use crate::{
+    asked::Examples,
     label_policy::{LabelPrior, allowed},
-    next_clicks::{Examples, NextClicks},
+    next_clicks::NextClicks,
     ordered::encode_row,
     replay::table,
     row::{Row, Value},
@@ -94,7 +95,7 @@ pub(super) fn make(
     version: Option<&str>,
 ) -> Result<Pairs, KernelError> {
     let (of_clicks, rest) = inputs.split_at(wiring.of_clicks);
-    let [clicked, _] = wiring.clicks.examples(of_clicks, prior)?;
+    let [clicked, ..] = wiring.clicks.examples(of_clicks, prior)?;
     let [prompts, scored, rates, answers] = [0, 1, 2, 3].map(|at| table(rest[at]));
     let places: BTreeMap<&str, usize> =
         prior.labels.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();

@@ -7,15 +7,15 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    asked::{Asked, Examples, Prompted},
     category_map::domain_of,
     label_policy::{LabelPrior, allowed},
-    next_clicks::{Asked, Examples, NextClicks, Prompted},
-    nn::random::Stream,
+    next_clicks::NextClicks,
     operator::{Inputs, Problem, Problems},
-    ordered::encode_row,
     replay::{PromptRecipe, Prompts, table},
     row::{Row, Value},
     shape::{KernelError, Snapshot},
+    tuning::held_out::{HeldOut, Parts},
 };
 
 /// Checks the fourth input: feedback on the labels that are judged, after the interests that prompts say.
@@ -84,12 +84,12 @@ pub(super) struct PassedOver {
 }
 
 impl Examples for PassedOver {
-    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
+    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<Parts<Prompted>, KernelError> {
         let Some((rows, inputs)) = inputs.split_last() else { return Err("the feedback is missing".into()) };
         let feedback = feedback(*rows, &prior.labels);
         if feedback.is_empty() {
             // Without anything that was passed over there is nothing to compare a click with.
-            return Ok([Prompted::new(), Prompted::new()]);
+            return Ok([const { Prompted::new() }; 3]);
         }
         let mut made = self.clicks.examples(inputs, prior)?;
         compare(&mut made, feedback, prior.labels.len());
@@ -103,7 +103,7 @@ impl Examples for PassedOver {
 
 /// Notes with each example what was passed over after its interests; after interests of too few who were
 /// shown something, what everybody passed over.
-fn compare(made: &mut [Prompted; 2], feedback: BTreeMap<After, Vec<Shown>>, labels: usize) {
+fn compare(made: &mut Parts<Prompted>, feedback: BTreeMap<After, Vec<Shown>>, labels: usize) {
     let mut all = vec![0.0; labels];
     let mut after: BTreeMap<After, Vec<f64>> = BTreeMap::new();
     let grouped = feedback.keys().any(|(group, _)| group.is_some());
@@ -132,23 +132,15 @@ pub(super) struct Rates {
     pub(super) recipe: PromptRecipe,
     /// Of so many exposures.
     pub(super) weigh: Weigh,
-    /// Share of the sets of interests that are kept out.
-    pub(super) held_out: f64,
-    pub(super) seed: u64,
-}
-
-impl Rates {
-    fn kept_out(&self, recent: &Row) -> bool {
-        let name = blake3::hash(&encode_row(recent)).to_hex();
-        Stream::new(self.seed, &format!("held out interests {name}"), &[]).unit_f64() < self.held_out
-    }
+    /// The sets of interests that are kept out.
+    pub(super) held_out: HeldOut,
 }
 
 impl Examples for Rates {
     /// Given groups by user, profiles by group, and the feedback.
     ///
     /// Feedback of no group is said to each, and counts by the group's share of the users.
-    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<[Prompted; 2], KernelError> {
+    fn examples(&self, inputs: &[&dyn Snapshot], prior: &LabelPrior) -> Result<Parts<Prompted>, KernelError> {
         let [groups, profiles] = [0, 1].map(|at| table(inputs[at]));
         let prompts = Prompts { recipe: &self.recipe, groups: &groups, profiles: &profiles };
         let mut members: BTreeMap<&str, (&Row, f64)> = BTreeMap::new();
@@ -157,10 +149,10 @@ impl Examples for Rates {
             members.entry(group).or_insert((user, 0.0)).1 += 1.0 / groups.len() as f64;
         }
         let labels = prior.labels.len();
-        let mut made = [Prompted::new(), Prompted::new()];
+        let mut made = [const { Prompted::new() }; 3];
         for ((own, key), shown) in feedback(inputs[2], &prior.labels) {
             let recent = key[0].as_list().unwrap_or_default();
-            let into = &mut made[usize::from(self.kept_out(&key))];
+            let into = &mut made[self.held_out.part("interests ", &key)];
             let meant = |group: &str| own.as_deref().is_none_or(|own| own == group);
             for (group, (user, share)) in members.iter().filter(|(group, _)| meant(group)) {
                 let share = if own.is_some() { 1.0 } else { *share };
@@ -191,7 +183,7 @@ impl Examples for Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{template::Template, testing::Rows};
+    use crate::{template::Template, testing::Rows, tuning::training::Training};
 
     fn prior() -> LabelPrior {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -218,7 +210,7 @@ mod tests {
         template: &str,
         weigh: Weigh,
         (held_out, seed): (f64, u64),
-    ) -> [Vec<(String, Vec<f64>, Vec<f64>)>; 2] {
+    ) -> Parts<Vec<(String, Vec<f64>, Vec<f64>)>> {
         let text = |key: Value, text: &str| (Row::from([key]), Row::from([Value::text(text)]), 1);
         let groups =
             Rows((1..5).map(|user| text(Value::U64(user), if user < 4 { "a" } else { "b" })).collect());
@@ -237,8 +229,8 @@ mod tests {
             ("War", "Sold", 9, 9, 0.5),
             ("War", "War", 20, 0, 0.0),
         ]);
-        let made =
-            Rates { recipe, weigh, held_out, seed }.examples(&[&groups, &profiles, &feedback], &prior());
+        let held_out = HeldOut::new(held_out, &Training { seed, ..Training::default() });
+        let made = Rates { recipe, weigh, held_out }.examples(&[&groups, &profiles, &feedback], &prior());
         made.unwrap().map(|made| {
             made.into_iter().map(|(prompt, asked)| (prompt, asked.clicked, asked.passed_over)).collect()
         })
@@ -246,7 +238,7 @@ mod tests {
 
     #[test]
     fn each_group_is_told_the_same_and_counts_by_its_users() {
-        let [train, held] = rates("{{ group }}{{ recent | join }}", |n| n, (0.0, 1));
+        let [train, held, _] = rates("{{ group }}{{ recent | join }}", |n| n, (0.0, 1));
         assert!(held.is_empty());
         let expected = [
             ("aDrama", [0.0, 0.0, 6.0], [0.0; 3]),
@@ -258,7 +250,7 @@ mod tests {
             expected.map(|(prompt, clicked, passed)| (prompt.to_string(), clicked.to_vec(), passed.to_vec()));
         assert_eq!(train, expected);
         // Groups whose prompts are equal are one example; and pairs may count the same.
-        let [train, _] = rates("{{ profile }}{{ recent | join }}", |_| 1.0, (0.0, 1));
+        let [train, ..] = rates("{{ profile }}{{ recent | join }}", |_| 1.0, (0.0, 1));
         assert_eq!(train[1], ("PWar".to_string(), vec![0.5, 0.0, 0.0], vec![0.5, 0.0, 1.0]));
     }
 
@@ -267,7 +259,7 @@ mod tests {
         let of = |made: &[(String, Vec<f64>, Vec<f64>)]| {
             made.iter().map(|(prompt, ..)| prompt.clone()).collect::<Vec<_>>()
         };
-        let mut seen = [0, 0];
+        let mut seen = [0; 3];
         for seed in 0..20 {
             let all = rates("{{ recent | join }}{{ group }}", |n| n, (0.5, seed)).map(|made| of(&made));
             for (made, seen) in all.iter().zip(&mut seen) {
@@ -278,7 +270,7 @@ mod tests {
                 }
             }
         }
-        assert!(seen[0] + seen[1] == 80 && seen.iter().all(|n| *n > 20), "{seen:?}");
+        assert!(seen[0] + seen[1] == 80 && seen[..2].iter().all(|n| *n > 20), "{seen:?}");
     }
 
     #[test]
@@ -292,7 +284,7 @@ mod tests {
             by: vec![],
         };
         let prompted = ["War", "Drama", "Noir"].map(|recent| (recent.to_string(), asked(recent)));
-        let mut made = [Prompted::from(prompted), Prompted::new()];
+        let mut made = [Prompted::from(prompted), Prompted::new(), Prompted::new()];
         let shown =
             rows(&[("Drama", "War", 8, 6, 0.0), ("War", "Comedy", 4, 1, 0.0), ("War", "Drama", 5, 0, 0.0)]);
         compare(&mut made, feedback(&shown, &prior().labels), 3);

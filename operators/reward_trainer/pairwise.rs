@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bootstrap::{Witness, difference};
 use crate::{
+    asked::{Asked, By, Prompted},
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
-    next_clicks::{Asked, By, Prompted},
     row::Row,
     tuning::{
         baselines::{Baseline, Click, Kind},
@@ -20,6 +20,7 @@ use crate::{
 pub(super) struct Reward<'a> {
     trie: &'a LabelTrie,
     prior: Vec<f64>,
+    temperature: f64,
     /// Of each example how often each label is the other one.
     others: Vec<Vec<f64>>,
     examples: Vec<(String, f64)>,
@@ -28,9 +29,10 @@ pub(super) struct Reward<'a> {
 }
 
 impl<'a> Reward<'a> {
-    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, examples: Prompted) -> Self {
+    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, temperature: f64, examples: Prompted) -> Self {
         let mut reward = Self {
             trie,
+            temperature,
             prior: prior.prior.iter().map(|prior| f64::from(*prior)).collect(),
             others: Vec::new(),
             examples: Vec::new(),
@@ -48,17 +50,18 @@ impl<'a> Reward<'a> {
     }
 
     fn rewards(&self, scores: &[f64]) -> Vec<f64> {
-        scores.iter().zip(&self.prior).map(|(score, prior)| score - prior).collect()
+        scores.iter().zip(&self.prior).map(|(score, prior)| (score - prior) / self.temperature).collect()
     }
 
-    /// The reward of every label after every example.
+    /// The reward of every label after every example, under two adapters.
     pub(super) fn all_rewards(
         &self,
         trainer: &Trainer<'_>,
-        values: &[f32],
-    ) -> Result<Vec<Vec<f64>>, LmError> {
+        values: [&[f32]; 2],
+    ) -> Result<[Vec<Vec<f64>>; 2], LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
-        Ok(trainer.scores(values, &prompts)?.iter().map(|scores| self.rewards(scores)).collect())
+        let rewards = |scores: Vec<Vec<f64>>| scores.iter().map(|scores| self.rewards(scores)).collect();
+        Ok(trainer.scores(values, &prompts)?.map(rewards))
     }
 }
 
@@ -156,17 +159,12 @@ impl<'a> Judges<'a> {
             self.right(self.held.values().map(|asked| fitted.chances(&asked.click())))
         };
         let popular = self.right(self.held.values().map(|_| self.shares.clone()));
-        let counted = [
-            ("untuned", before),
-            ("popularity", popular),
-            ("group_popularity", by(Kind::GroupPopularity)),
-            ("markov", by(Kind::Markov)),
-        ];
-        let others: Vec<(&str, Vec<f64>)> = counted.into_iter().chain(placebos).collect();
+        let counted = [before, popular, by(Kind::GroupPopularity), by(Kind::Markov)];
+        let others: Vec<(&str, Vec<f64>)> = OTHERS.into_iter().zip(counted).chain(placebos).collect();
         let mut figures = Figures::new();
         let mut tell =
             |name: String, figure: Option<f64>| figures.extend(figure.map(|figure| (name, figure)));
-        for (novel, kind) in [(false, "held_out"), (true, "held_out_novel")] {
+        for (novel, kind) in KINDS {
             tell(kind.to_string(), self.mean(&after, novel));
             for (name, other) in &others {
                 tell(format!("{kind}_{name}"), self.mean(other, novel));
@@ -188,6 +186,22 @@ impl<'a> Judges<'a> {
         }
         figures
     }
+}
+
+/// All clicks, and the novel ones.
+const KINDS: [(bool, &str); 2] = [(false, "held_out"), (true, "held_out_novel")];
+
+/// What a model is held against, beside placebos.
+const OTHERS: [&str; 4] = ["untuned", "popularity", "group_popularity", "markov"];
+
+/// The figures that a gate may bound: how good it is, by how much better than what it is held against, and
+/// by how much at least.
+pub(super) fn gated() -> Vec<String> {
+    let over = |kind: &str, other: &str| ["", "_low"].map(|end| format!("{kind}_over_{other}{end}"));
+    let of = |(_, kind): (bool, &'static str)| {
+        std::iter::once(kind.to_string()).chain(OTHERS.into_iter().flat_map(move |other| over(kind, other)))
+    };
+    KINDS.into_iter().flat_map(of).collect()
 }
 
 impl Objective for Reward<'_> {
@@ -213,6 +227,7 @@ impl Objective for Reward<'_> {
             loss.gradient[label] += weight * pair.chosen;
             loss.gradient[other] += weight * pair.rejected;
         }
+        loss.gradient.iter_mut().for_each(|slope| *slope /= self.temperature);
         told.tell("ranked", right(&rewards, clicked, &self.others[example]));
         loss
     }
@@ -283,9 +298,18 @@ mod tests {
             passed_over: vec![],
             by: vec![],
         };
-        let reward = Reward::new(&trie, &prior([5, 3, 2]), Prompted::from([("p".to_string(), asked)]));
+        let examples = Prompted::from([("p".to_string(), asked)]);
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), 1.0, examples.clone());
         assert_eq!(reward.examples(), [("p".to_string(), 4.0)]);
         slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
+        // Twice as far from the prior, and half of it.
+        let mild = Reward::new(&trie, &prior([5, 3, 2]), 2.0, examples);
+        slopes_are_those_of_differences(&mild, 0, &[-1.5, -0.3, -2.0]);
+        let told = || Told::default();
+        let [near, far] = [[-1.5, -0.3, -2.0], [-2.0, 1.4, -3.5]];
+        assert!(
+            (reward.loss(0, &near, &mut told()).value - mild.loss(0, &far, &mut told()).value).abs() < 1e-12
+        );
         // What is clicked lies far above what is not: all that is left is between the two.
         let mut told = Told::default();
         told.weigh(1.0);
@@ -308,7 +332,7 @@ mod tests {
         let even = vec![vec![0.0; 3]];
         let told = Judges::new(&examples, &prior([1, 2, 7]), 0).figures(even.clone(), even, &examples);
         assert_eq!(told["held_out_popularity"], 0.0, "the second is more popular");
-        let reward = Reward::new(&trie, &prior([5, 3, 2]), examples);
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), 1.0, examples);
         slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
         let loss = reward.loss(0, &[-1.5, -0.3, -2.0], &mut Told::default());
         assert!(loss.gradient[2] == 0.0 && loss.gradient[1] > 0.0, "{loss:?}");

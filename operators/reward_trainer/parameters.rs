@@ -3,7 +3,7 @@
 //! Decision: a parameter that the objective does not read is a mistake, not a default. Somebody who
 //! writes `last` beside `pointwise` expects clicks to be learnt from, and none are.
 
-use super::{Aim, Negatives, RewardTrainer, Weights};
+use super::{Aim, Negatives, RewardTrainer, Weights, pairwise, pointwise};
 use crate::{
     next_clicks::Targets,
     operator::{Problem, Problems},
@@ -13,6 +13,14 @@ impl RewardTrainer {
     /// Whether there is a fourth input to learn from.
     pub(super) fn reads_feedback(&self) -> bool {
         self.objective == Aim::Pointwise || self.negatives == Some(Negatives::Exposures)
+    }
+
+    /// The figures that a gate may bound.
+    pub(super) fn gated(&self) -> Vec<String> {
+        match self.objective {
+            Aim::Pairwise => pairwise::gated(),
+            Aim::Pointwise => pointwise::gated(),
+        }
     }
 
     /// Notes parameters that are missing, and those that nothing reads.

@@ -6,9 +6,9 @@
 use std::cmp::Ordering;
 
 use crate::{
+    asked::{Asked, Prompted},
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
-    next_clicks::{Asked, Prompted},
     tuning::{
         loss::{Loss, reward_point, sigmoid},
         trainer::{Figures, Objective, Told, Trainer},
@@ -16,10 +16,11 @@ use crate::{
     },
 };
 
-/// Cross-entropy of rates against `σ(r)`, `r = ℓ − ℓ₀`, over the labels that were shown.
+/// Cross-entropy of rates against `σ(r)`, `r = (ℓ − ℓ₀)/T`, over the labels that were shown.
 pub(super) struct Pointwise<'a> {
     trie: &'a LabelTrie,
     prior: Vec<f64>,
+    temperature: f64,
     examples: Vec<(String, f64)>,
     shown: Vec<Vec<Shown>>,
     /// Of each example every label's target, and its share of the example: what names the data.
@@ -49,9 +50,14 @@ fn shown(asked: &Asked) -> (Vec<Shown>, f64) {
 }
 
 impl<'a> Pointwise<'a> {
-    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, examples: &Prompted) -> Self {
+    pub(super) fn new(
+        trie: &'a LabelTrie,
+        prior: &LabelPrior,
+        temperature: f64,
+        examples: &Prompted,
+    ) -> Self {
         let prior = prior.prior.iter().map(|prior| f64::from(*prior)).collect();
-        let mut made = Self { trie, prior, examples: vec![], shown: vec![], targets: vec![] };
+        let mut made = Self { trie, prior, temperature, examples: vec![], shown: vec![], targets: vec![] };
         for (prompt, asked) in examples {
             let (shown, weight) = shown(asked);
             made.examples.push((prompt.clone(), weight));
@@ -63,14 +69,21 @@ impl<'a> Pointwise<'a> {
 
     /// `r` of each label that was shown.
     fn rewards(&self, example: usize, scores: &[f64]) -> Vec<f64> {
-        self.shown[example].iter().map(|Shown { label, .. }| scores[*label] - self.prior[*label]).collect()
+        let reward = |label: usize| (scores[label] - self.prior[label]) / self.temperature;
+        self.shown[example].iter().map(|Shown { label, .. }| reward(*label)).collect()
     }
 
-    /// What the model makes of the examples, by the names of the figures.
-    pub(super) fn judged(&self, trainer: &Trainer<'_>, values: &[f32]) -> Result<Vec<Vec<f64>>, LmError> {
+    /// What the model makes of the examples, under two adapters: the reward of each label that was shown.
+    pub(super) fn judged(
+        &self,
+        trainer: &Trainer<'_>,
+        values: [&[f32]; 2],
+    ) -> Result<[Vec<Vec<f64>>; 2], LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
-        let scores = trainer.scores(values, &prompts)?;
-        Ok(scores.iter().enumerate().map(|(at, scores)| self.rewards(at, scores)).collect())
+        let rewards = |scores: Vec<Vec<f64>>| {
+            scores.iter().enumerate().map(|(at, scores)| self.rewards(at, scores)).collect()
+        };
+        Ok(trainer.scores(values, &prompts)?.map(rewards))
     }
 
     /// What counting makes of them: the log odds of each label's mean rate in the examples `train`.
@@ -110,7 +123,7 @@ impl<'a> Pointwise<'a> {
             }
         }
         let mean = |what| told.mean(what);
-        let names = ["", "_f1", "_ndcg", "_calibration"].map(|what| format!("held_out{what}{name}"));
+        let names = FIGURES.map(|what| format!("held_out{what}{name}"));
         let values = [mean("likelihood"), mean("f1"), mean("ndcg"), bins.error()];
         known(&[0, 1, 2, 3].map(|at| (names[at].as_str(), values[at])))
     }
@@ -181,6 +194,14 @@ impl Bins {
     }
 }
 
+/// What is told of any rates, in the order that they are told in.
+const FIGURES: [&str; 4] = ["", "_f1", "_ndcg", "_calibration"];
+
+/// The figures that a gate may bound.
+pub(super) fn gated() -> Vec<String> {
+    FIGURES.iter().map(|what| format!("held_out{what}")).collect()
+}
+
 impl Objective for Pointwise<'_> {
     fn labels(&self) -> &LabelTrie {
         self.trie
@@ -200,7 +221,7 @@ impl Objective for Pointwise<'_> {
         let mut apart = 0.0;
         for (Shown { label, rate, share, .. }, reward) in shown.iter().zip(&rewards) {
             let (_, slope) = reward_point(*reward, *rate);
-            gradient[*label] = share * slope;
+            gradient[*label] = share * slope / self.temperature;
             apart += share * slope.abs();
         }
         told.tell("apart", apart);
@@ -243,7 +264,12 @@ mod tests {
     fn the_loss_falls_as_its_gradient_says_and_ignores_what_was_not_shown() {
         let (trie, prior) = (trie(), prior());
         let rates = prompted(&[("p", [3.0, 0.0, 1.0, 0.0], [1.0, 4.0, 3.0, 0.0])]);
-        let rates = Pointwise::new(&trie, &prior, &rates);
+        slopes_are_those_of_differences(
+            &Pointwise::new(&trie, &prior, 3.0, &rates),
+            0,
+            &[-1.5, -0.3, -2.0, 4.0],
+        );
+        let rates = Pointwise::new(&trie, &prior, 1.0, &rates);
         assert_eq!(rates.examples(), [("p".to_string(), 12.0)]);
         let scores = [-1.5, -0.3, -2.0, 4.0];
         slopes_are_those_of_differences(&rates, 0, &scores);
@@ -267,7 +293,7 @@ mod tests {
             ("q", [0.0, 0.0, 0.0, 0.0], [0.5, 0.0, 10.0, 0.0]),
         ]);
         let held = prompted(&[("r", [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 2.0, 0.0])]);
-        let [train, held] = [train, held].map(|of| Pointwise::new(&trie, &prior, &of));
+        let [train, held] = [train, held].map(|of| Pointwise::new(&trie, &prior, 1.0, &of));
         let said = &held.counted(&train)[0];
         let rate = |odds: f64| sigmoid(odds);
         assert!((rate(said[0]) - 9.0 / 20.0).abs() < 1e-12, "8.5 of 19, and half a click of one more");
@@ -282,7 +308,7 @@ mod tests {
             ("p", [9.0, 5.0, 1.0, 10.0], [1.0, 5.0, 9.0, 0.0]),
             ("q", [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]),
         ]);
-        let held = Pointwise::new(&trie, &prior, &held);
+        let held = Pointwise::new(&trie, &prior, 1.0, &held);
         let odds = |rate: f64| (rate / (1.0 - rate)).ln();
         let exact = vec![vec![odds(0.9), 0.0, odds(0.1), 60.0], vec![0.0]];
         let figures = held.figures("_x", 1, &exact);

@@ -4,9 +4,9 @@
 //! interests ruled out, at the sampler's temperature.
 
 use crate::{
+    asked::{Asked, Prompted},
     label_policy::LabelPrior,
     lm::{LabelTrie, LmError},
-    next_clicks::{Asked, Prompted},
     tuning::{
         loss::{Loss, cross_entropy, log_softmax},
         trainer::{Objective, Told, Trainer},
@@ -42,8 +42,12 @@ impl<'a> Sft<'a> {
         log_softmax(&scores, &self.asked[example].0)
     }
 
-    /// Of every example the score of every label.
-    pub(super) fn scores(&self, trainer: &Trainer<'_>, values: &[f32]) -> Result<Vec<Vec<f64>>, LmError> {
+    /// Of every example the score of every label, under two adapters.
+    pub(super) fn scores(
+        &self,
+        trainer: &Trainer<'_>,
+        values: [&[f32]; 2],
+    ) -> Result<[Vec<Vec<f64>>; 2], LmError> {
         let prompts: Vec<&str> = self.examples.iter().map(|(prompt, _)| prompt.as_str()).collect();
         trainer.scores(values, &prompts)
     }

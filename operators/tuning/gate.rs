@@ -28,7 +28,8 @@ pub struct Gate(BTreeMap<String, Bounds>);
 
 impl Gate {
     /// What is wrong with it, in the parameter `gate`, if these are the figures there are.
-    pub fn check(&self, figures: &[&str]) -> Vec<Problem> {
+    pub fn check<Name: AsRef<str>>(&self, figures: &[Name]) -> Vec<Problem> {
+        let figures: Vec<&str> = figures.iter().map(AsRef::as_ref).collect();
         let mut problems = Vec::new();
         for (name, Bounds { least, most }) in &self.0 {
             let mut problem = |message: String, help: String| {
@@ -48,6 +49,34 @@ impl Gate {
                     "`least` is above `most`".into(),
                 );
             }
+        }
+        problems
+    }
+
+    /// Whether nothing is bounded.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is wrong with the gate of a trainer that judges by users who are kept out, in a node that makes
+    /// versions in cycles or does not.
+    pub(crate) fn check_held_out<Name: AsRef<str>>(
+        &self,
+        figures: &[Name],
+        held_out: f64,
+        cycles: bool,
+    ) -> Vec<Problem> {
+        let mut problems = self.check(figures);
+        if !self.is_open() && !cycles {
+            problems.push(
+                Problem::with("gate", "goes with `refit: { when: cycle }` only").help(
+                    "a gate keeps the version before in use, and what is fitted once has none before it",
+                ),
+            );
+        } else if !self.is_open() && held_out == 0.0 {
+            problems.push(
+                Problem::with("gate", "bounds what is known of nobody").help("give a `held_out` above 0"),
+            );
         }
         problems
     }
@@ -86,6 +115,19 @@ mod tests {
         assert_eq!(gate.refuses(&of(0.1, 0.25)), ["entropy is 0.2500, below 1"]);
         assert_eq!(gate.refuses(&of(f64::NAN, 5.0)).len(), 2);
         assert_eq!(gate.refuses(&Figures::new()), ["entropy is not known", "kl is not known"]);
+    }
+
+    #[test]
+    fn a_gate_of_users_kept_out_needs_some_and_a_version_before() {
+        let bounded = gate(r#"{ "held_out": { "least": 0.5 } }"#);
+        let wrong = |gate: &Gate, held_out: f64, cycles: bool| -> Vec<String> {
+            let problems = gate.check_held_out(&["held_out"], held_out, cycles);
+            problems.into_iter().map(|problem| problem.message).collect()
+        };
+        assert!(wrong(&bounded, 0.1, true).is_empty());
+        assert_eq!(wrong(&bounded, 0.0, true), ["bounds what is known of nobody"]);
+        assert_eq!(wrong(&bounded, 0.1, false), ["goes with `refit: { when: cycle }` only"]);
+        assert!(wrong(&Gate::default(), 0.0, false).is_empty());
     }
 
     #[test]

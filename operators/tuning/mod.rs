@@ -4,9 +4,12 @@
 //! a function of label log-probabilities; losses know those alone.
 
 pub mod baselines;
+mod batches;
 pub mod gate;
+pub(crate) mod held_out;
 pub mod loss;
 pub mod placebo;
+mod told;
 pub mod trainer;
 #[cfg(test)]
 mod trainer_tests;

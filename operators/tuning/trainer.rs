@@ -5,19 +5,21 @@
 //! computed once. Everything random follows from the seed and the step, and a checkpoint holds all
 //! that the next step reads: training that was killed goes on as if it had not been.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::{loss::Loss, training::Training};
+pub use super::told::{Figures, Told};
+use super::{batches::Batches, loss::Loss, training::Training};
 use crate::{
-    lm::{Batch, LabelTrie, LmError, LocalModel, Tuner},
+    lm::{LabelTrie, LmError, LocalModel, Tuner},
     nn::adamw::{AdamW, clip},
     shape::{CallError, Progress, Watch},
 };
 
 /// Bytes of batches that are kept from one epoch to the next, at most.
-const KEPT_BYTES: usize = 512 << 20;
+const KEPT_TO_TRAIN: usize = 512 << 20;
+
+/// Bytes of batches that are kept from one trial to the next, at most.
+const KEPT_TO_CHOOSE: usize = 128 << 20;
 
 /// What an adapter is trained towards: a loss for each of some prompts.
 pub trait Objective {
@@ -35,39 +37,6 @@ pub trait Objective {
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss;
 }
 
-/// Weighted means of figures, as they are told.
-#[derive(Default)]
-pub struct Told {
-    weight: f64,
-    sums: BTreeMap<&'static str, (f64, f64)>,
-}
-
-impl Told {
-    /// Tells a figure of the example at hand.
-    pub fn tell(&mut self, name: &'static str, value: f64) {
-        let (sum, weight) = self.sums.entry(name).or_default();
-        *sum += self.weight * value;
-        *weight += self.weight;
-    }
-
-    /// What the example at hand counts.
-    pub fn weigh(&mut self, weight: f64) {
-        self.weight = weight;
-    }
-
-    /// The mean of a figure that was told.
-    pub fn mean(&self, name: &str) -> Option<f64> {
-        self.sums.get(name).map(|(sum, weight)| sum / weight)
-    }
-
-    fn means(self) -> impl Iterator<Item = (String, f64)> {
-        self.sums.into_iter().map(|(name, (sum, weight))| (name.to_string(), sum / weight))
-    }
-}
-
-/// Figures of a step, by name.
-pub type Figures = BTreeMap<String, f64>;
-
 /// Where training stands: all that the next step reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -76,6 +45,16 @@ pub struct Checkpoint {
     optimiser: AdamW,
     /// Of each step that was taken its figures.
     pub log: Vec<Figures>,
+    best: Option<Best>,
+}
+
+/// The best of what was tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Best {
+    loss: f64,
+    /// After how many steps.
+    step: u64,
+    values: Vec<f32>,
 }
 
 /// Training under way.
@@ -83,11 +62,10 @@ pub struct Trainer<'a> {
     training: &'a Training,
     objective: &'a dyn Objective,
     tuner: Tuner,
-    /// The examples of each batch.
-    members: Vec<Vec<usize>>,
-    batches: Vec<Option<Batch<'a>>>,
-    kept: usize,
+    batches: Batches<'a>,
     mean_weight: f64,
+    /// By what the best of what was tried is chosen.
+    choosing: Option<(&'a dyn Objective, Batches<'a>)>,
     at: Checkpoint,
 }
 
@@ -109,18 +87,25 @@ impl<'a> Trainer<'a> {
             let reason = "there is nothing to train on".to_string();
             return Err(LmError::Tuning { parameter: "examples".to_string(), reason });
         }
-        let members = training.members(examples.len());
         let begin = || Checkpoint {
             values: start.map_or_else(|| tuner.layout().initial(training.seed), <[f32]>::to_vec),
             optimiser: AdamW::new(tuner.layout()),
             log: Vec::new(),
+            best: None,
         };
         // What cannot be read was written by another version of this code: training begins anew.
         let at = checkpoint.and_then(|bytes| postcard::from_bytes(bytes).ok());
         let at = at.filter(|at: &Checkpoint| at.values.len() == tuner.layout().len()).unwrap_or_else(begin);
         let mean_weight = examples.iter().map(|(_, weight)| weight).sum::<f64>() / examples.len() as f64;
-        let batches = members.iter().map(|_| None).collect();
-        Ok(Self { training, objective, tuner, members, batches, kept: 0, mean_weight, at })
+        let batches = Batches::new(objective, training.members(examples.len()), KEPT_TO_TRAIN);
+        Ok(Self { training, objective, tuner, batches, mean_weight, choosing: None, at })
+    }
+
+    /// Tries what was reached by the loss on other examples, as often as `choose_every` says.
+    #[must_use]
+    pub fn choosing_by(self, objective: &'a dyn Objective) -> Self {
+        let members = self.training.members(objective.examples().len());
+        Self { choosing: Some((objective, Batches::new(objective, members, KEPT_TO_CHOOSE))), ..self }
     }
 
     /// Steps in all.
@@ -131,6 +116,15 @@ impl<'a> Trainer<'a> {
     /// Where it stands.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.at
+    }
+
+    /// The adapters' numbers that training ends with, and after how many steps they were reached: the last
+    /// ones, or the best of what was tried.
+    pub fn chosen(&self) -> (&[f32], u64) {
+        match &self.at.best {
+            Some(best) => (&best.values, best.step),
+            None => (&self.at.values, self.at.log.len() as u64),
+        }
     }
 
     /// Takes all steps that are left; `watch` keeps where training stands.
@@ -157,7 +151,7 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         }
         let places = self.training.batches_of(step, self.objective.examples().len());
-        let size: usize = places.iter().map(|place| self.members[*place].len()).sum();
+        let size: usize = places.iter().map(|place| self.batches.members(*place).len()).sum();
         let scale = 1.0 / (self.mean_weight * size as f64);
         let mut told = Told::default();
         let mut gradient = vec![0.0; self.tuner.layout().len()];
@@ -179,6 +173,7 @@ impl<'a> Trainer<'a> {
             return Err(LmError::Tuning { parameter: "learning_rate".to_string(), reason });
         }
         figures.extend([("gradient".to_string(), length), ("learning_rate".to_string(), rate)]);
+        figures.extend(self.tried(step + 1)?.map(|loss| ("choosing_loss".to_string(), loss)));
         self.at.log.push(figures);
         Ok(self.at.log.last())
     }
@@ -190,39 +185,45 @@ impl<'a> Trainer<'a> {
         scale: f64,
         told: &mut Told,
     ) -> Result<Vec<f32>, LmError> {
-        let (batch, new) = match self.batches[place].take() {
-            Some(batch) => (batch, 0),
-            None => {
-                let batch = self.batch(place)?;
-                let bytes = batch.bytes();
-                (batch, bytes)
-            }
-        };
-        let (examples, members) = (self.objective.examples(), &self.members[place]);
-        let dropout = Some((self.training.seed, position));
-        let gradient = self.tuner.gradient(&self.at.values, &batch, dropout, |scores| {
-            let each = members.iter().zip(scores).map(|(example, scores)| {
-                let weight = examples[*example].1;
-                told.weigh(weight);
-                let loss = self.objective.loss(*example, scores, told);
-                told.tell("loss", loss.value);
-                loss.gradient.into_iter().map(|slope| slope * weight * scale).collect()
-            });
-            each.collect()
-        });
-        if self.kept + new <= KEPT_BYTES {
-            self.kept += new;
-            self.batches[place] = Some(batch);
-        }
-        Ok(gradient)
+        let Self { batches, tuner, objective, at, training, .. } = self;
+        let examples = objective.examples();
+        let dropout = Some((training.seed, position));
+        batches.with(place, tuner, |batch, members| {
+            tuner.gradient(&at.values, batch, dropout, |scores| {
+                let each = members.iter().zip(scores).map(|(example, scores)| {
+                    let weight = examples[*example].1;
+                    told.weigh(weight);
+                    let loss = objective.loss(*example, scores, told);
+                    told.tell("loss", loss.value);
+                    loss.gradient.into_iter().map(|slope| slope * weight * scale).collect()
+                });
+                each.collect()
+            })
+        })
     }
 
-    fn batch(&self, place: usize) -> Result<Batch<'a>, LmError> {
-        let examples = self.objective.examples();
-        let labels = self.objective.labels();
-        let prompts: Vec<(&str, &LabelTrie)> =
-            self.members[place].iter().map(|example| (examples[*example].0.as_str(), labels)).collect();
-        self.tuner.batch(&prompts)
+    /// Tries what so many steps have reached, if it is time to; what is better than all before is kept.
+    fn tried(&mut self, step: u64) -> Result<Option<f64>, LmError> {
+        let due = |every: u64| step.is_multiple_of(every) || step == self.steps();
+        if !self.training.choose_every.is_some_and(due) {
+            return Ok(None);
+        }
+        let Some((objective, batches)) = &mut self.choosing else { return Ok(None) };
+        let (tuner, values, mut told) = (&self.tuner, &self.at.values, Told::default());
+        for place in 0..batches.len() {
+            batches.with(place, tuner, |batch, members| {
+                for (example, scores) in members.iter().zip(tuner.scores(values, batch)) {
+                    told.weigh(objective.examples()[*example].1);
+                    let loss = objective.loss(*example, &scores, &mut Told::default());
+                    told.tell("loss", loss.value);
+                }
+            })?;
+        }
+        let Some(loss) = told.mean("loss") else { return Ok(None) };
+        if self.at.best.as_ref().is_none_or(|best| loss < best.loss) {
+            self.at.best = Some(Best { loss, step, values: self.at.values.clone() });
+        }
+        Ok(Some(loss))
     }
 
     /// The numbers adapters start with, which add nothing to the model.
@@ -230,31 +231,39 @@ impl<'a> Trainer<'a> {
         self.tuner.layout().initial(self.training.seed)
     }
 
-    /// Of some prompts the log-probability of each label, under adapters of these numbers.
+    /// Of some prompts the log-probability of each label, under each of some adapters by their numbers.
     ///
     /// # Errors
     /// If a prompt cannot be asked.
-    pub fn scores(&self, values: &[f32], prompts: &[&str]) -> Result<Vec<Vec<f64>>, LmError> {
+    pub fn scores<const N: usize>(
+        &self,
+        values: [&[f32]; N],
+        prompts: &[&str],
+    ) -> Result<[Vec<Vec<f64>>; N], LmError> {
         scores(&self.tuner, values, self.objective.labels(), prompts, self.training.batch)
     }
 }
 
-/// Of some prompts the log-probability of each label, under adapters of these numbers; so many prompts go
-/// through the network together.
+/// Of some prompts the log-probability of each label, under each of some adapters by their numbers; so many
+/// prompts go through the network together.
 ///
 /// # Errors
 /// If a prompt cannot be asked.
-pub fn scores(
+pub fn scores<const N: usize>(
     tuner: &Tuner,
-    values: &[f32],
+    values: [&[f32]; N],
     labels: &LabelTrie,
     prompts: &[&str],
     together: usize,
-) -> Result<Vec<Vec<f64>>, LmError> {
-    let mut scores = Vec::with_capacity(prompts.len());
+) -> Result<[Vec<Vec<f64>>; N], LmError> {
+    let mut scores = [(); N].map(|()| Vec::with_capacity(prompts.len()));
     for prompts in prompts.chunks(together) {
         let asked: Vec<_> = prompts.iter().map(|prompt| (*prompt, labels)).collect();
-        scores.extend(tuner.scores(values, &tuner.batch(&asked)?));
+        let batch = tuner.batch(&asked)?;
+        scores
+            .iter_mut()
+            .zip(values)
+            .for_each(|(scores, values)| scores.extend(tuner.scores(values, &batch)));
     }
     Ok(scores)
 }

@@ -85,6 +85,7 @@ const FAST: Training = Training {
     warmup: 0.1,
     weight_decay: 0.01,
     clip: 1.0,
+    choose_every: None,
     seed: 5,
 };
 
@@ -131,19 +132,32 @@ fn distinct_prompts_are_learnt_by_heart() {
 fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let model = model();
     let right = Right::new(&model, prompts(17));
-    let mut straight = Trainer::new(&FAST, &right, &model, None, None).unwrap();
+    let fast = Training { choose_every: Some(2), ..FAST };
+    // They like best what is reached early, so that a checkpoint has to hold it.
+    let others = Wrong(Right::new(&model, prompts(17)));
+    fn trainer<'a>(
+        (model, training): (&LocalModel, &'a Training),
+        (right, others): (&'a Right, &'a Wrong),
+        checkpoint: Option<&[u8]>,
+    ) -> Trainer<'a> {
+        Trainer::new(training, right, model, None, checkpoint).unwrap().choosing_by(others)
+    }
+    let (how, of) = ((&model, &fast), (&right, &others));
+    let mut straight = trainer(how, of, None);
     let mut keeper = Keeper::default();
     straight.run(&mut keeper).unwrap();
     // Six batches, two a step, three times.
     assert_eq!(keeper.heard, (1..=9).collect::<Vec<_>>());
+    assert!(straight.chosen().1 < 8, "{}", straight.chosen().1);
     for stop in [1, 4, 8] {
         let mut killed = Keeper { stop: Some(stop), ..Keeper::default() };
-        assert!(Trainer::new(&FAST, &right, &model, None, None).unwrap().run(&mut killed).is_err());
+        assert!(trainer(how, of, None).run(&mut killed).is_err());
         let kept = killed.kept.borrow().last().cloned().unwrap();
-        let mut resumed = Trainer::new(&FAST, &right, &model, None, Some(&kept)).unwrap();
+        let mut resumed = trainer(how, of, Some(&kept));
         let mut rest = Keeper::default();
         resumed.run(&mut rest).unwrap();
         assert_eq!(rest.heard.len(), 9 - stop);
+        assert_eq!(resumed.chosen(), straight.chosen());
         assert_eq!(rest.kept.borrow().last(), keeper.kept.borrow().last(), "stopped at {stop}");
     }
     // Another seed, other numbers; a checkpoint of something else is none.
@@ -151,6 +165,63 @@ fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let mut other = Trainer::new(&other, &right, &model, None, Some(b"not one")).unwrap();
     other.run(&mut Keeper::default()).unwrap();
     assert_ne!(other.checkpoint().values, straight.checkpoint().values);
+}
+
+/// The same prompts, with labels that are wrong.
+struct Wrong(Right);
+
+impl Objective for Wrong {
+    fn labels(&self) -> &LabelTrie {
+        self.0.labels()
+    }
+
+    fn examples(&self) -> &[(String, f64)] {
+        self.0.examples()
+    }
+
+    fn target(&self, example: usize) -> &[f64] {
+        self.0.target(example)
+    }
+
+    fn loss(&self, example: usize, scores: &[f64], _: &mut Told) -> Loss {
+        let right = self.0.label(example);
+        let share = |label| if label == right { 0.0 } else { 1.0 / (LABELS.len() - 1) as f64 };
+        let target: Vec<f64> = (0..LABELS.len()).map(share).collect();
+        cross_entropy(&log_softmax(scores, &[true; LABELS.len()]), &target)
+    }
+}
+
+#[test]
+fn training_ends_with_the_best_of_what_was_tried() {
+    let model = model();
+    let right = Right::new(&model, prompts(12));
+    let training =
+        Training { epochs: 6, batch: 4, accumulate: 1, dropout: 0.0, choose_every: Some(4), ..FAST };
+    let chosen_by = |by: &dyn Objective| {
+        let mut trainer = Trainer::new(&training, &right, &model, None, None).unwrap().choosing_by(by);
+        let mut reached = Vec::new();
+        while trainer.step().unwrap().is_some() {
+            reached.push(trainer.checkpoint().values.clone());
+        }
+        let (values, step) = trainer.chosen();
+        assert_eq!(values, reached[step as usize - 1]);
+        let tried: Vec<(u64, f64)> = (1..)
+            .zip(&trainer.checkpoint().log)
+            .filter_map(|(step, figures)| Some((step, *figures.get("choosing_loss")?)))
+            .collect();
+        assert_eq!(tried.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 8, 12, 16, 18]);
+        assert_eq!(tried.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0, step);
+        // What is told is the loss of what was reached.
+        let prompts: Vec<&str> = by.examples().iter().map(|(prompt, _)| prompt.as_str()).collect();
+        let [scores] = trainer.scores([values], &prompts).unwrap();
+        let each = scores.iter().enumerate().map(|(at, s)| by.loss(at, s, &mut Told::default()).value);
+        let mean = each.sum::<f64>() / prompts.len() as f64;
+        let told = tried.iter().find(|(tried, _)| *tried == step).unwrap().1;
+        assert!((told - mean).abs() < 1e-6, "{told} {mean}");
+        step
+    };
+    let (wrong, right) = (chosen_by(&Wrong(Right::new(&model, prompts(12)))), chosen_by(&right));
+    assert!(wrong < right, "{wrong} {right}");
 }
 
 #[test]
@@ -204,7 +275,14 @@ fn what_cannot_be_trained_is_refused() {
     let mut trainer = Trainer::new(&wild, &right, &model, None, None).unwrap();
     let error = trainer.run(&mut Keeper::default()).unwrap_err().to_string();
     assert!(error.contains("learning_rate"), "{error}");
-    let wrong = Training { rank: 0, warmup: 1.0, clip: f64::NAN, ..FAST }.check("training");
+    let wrong = Training { rank: 0, warmup: 1.0, clip: f64::NAN, ..FAST }.check("training", 0.0);
     let paths: Vec<String> = wrong.iter().map(|problem| problem.path.join(".")).collect();
     assert_eq!(paths, ["with.training.rank", "with.training.warmup", "with.training.clip"]);
+    let chosen = |choose_every, held_out| {
+        let wrong = Training { choose_every: Some(choose_every), ..FAST }.check("training", held_out);
+        wrong.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(0, 0.1), ["`choose_every` must be at least 1"]);
+    assert_eq!(chosen(1, 0.0), ["nothing is kept out to choose by"]);
+    assert!(chosen(1, 0.1).is_empty());
 }

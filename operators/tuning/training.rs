@@ -34,6 +34,10 @@ pub struct Training {
     pub weight_decay: f64,
     /// Euclidean length of a gradient, at most.
     pub clip: f64,
+    /// Steps after which what was reached is tried on a half of what is kept out; training ends with the best
+    /// of it. The figures `held_out` are then of the other half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choose_every: Option<u64>,
     /// What computes it.
     pub device: Device,
     /// Seed of how adapters start, of batches and of what is left out.
@@ -66,6 +70,7 @@ impl Default for Training {
             warmup: 0.1,
             weight_decay: 0.0,
             clip: 1.0,
+            choose_every: None,
             device: Device::Cpu,
             seed: 0,
         }
@@ -73,8 +78,8 @@ impl Default for Training {
 }
 
 impl Training {
-    /// What is wrong with it, in the parameter `name`.
-    pub fn check(&self, name: &str) -> Vec<Problem> {
+    /// What is wrong with it, in the parameter `name`, if so much is kept out.
+    pub fn check(&self, name: &str, held_out: f64) -> Vec<Problem> {
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let share = |x: f64| (0.0..1.0).contains(&x);
         let wrong = [
@@ -94,6 +99,7 @@ impl Training {
                 "must be 0 or more",
             ),
             (!positive(self.clip), "clip", "must be a positive number"),
+            (self.choose_every == Some(0), "choose_every", "must be at least 1"),
         ];
         let problem = |field: &str, message: String, help: Option<&str>| Problem {
             path: vec!["with".into(), name.into(), field.into()],
@@ -103,6 +109,10 @@ impl Training {
         let wrong = wrong.into_iter().filter(|(wrong, ..)| *wrong);
         let mut problems: Vec<Problem> =
             wrong.map(|(_, field, what)| problem(field, format!("`{field}` {what}"), None)).collect();
+        if self.choose_every.is_some() && held_out == 0.0 {
+            let message = "nothing is kept out to choose by".to_string();
+            problems.push(problem("choose_every", message, Some("give a `held_out` above 0")));
+        }
         if self.device == Device::Cuda {
             let message = "this build computes on the processor; there is no `cuda` in it".to_string();
             let help = "write `device: cpu`, and `layers: 1` to train the top of the network alone";
@@ -141,11 +151,13 @@ impl Training {
         order.chunks(self.batch).map(<[usize]>::to_vec).collect()
     }
 
-    /// What training on prompts of so many tokens will take.
-    pub fn cost(&self, tokens: &[u64]) -> FitCost {
+    /// What training on prompts of so many tokens will take, and trying it on others.
+    pub fn cost(&self, tokens: &[u64], tried: &[u64]) -> FitCost {
         let (members, steps) = (self.members(tokens.len()), self.steps(tokens.len()));
         let batches = (0..steps).flat_map(|step| self.batches_of(step, tokens.len()));
-        let prompt_tokens = batches.flat_map(|place| &members[place]).map(|example| tokens[*example]).sum();
+        let trained: u64 = batches.flat_map(|place| &members[place]).map(|example| tokens[*example]).sum();
+        let trials = self.choose_every.map_or(0, |every| steps.div_ceil(every));
+        let prompt_tokens = trained + trials * tried.iter().sum::<u64>();
         FitCost { steps, prompts: tokens.len() as u64, prompt_tokens }
     }
 

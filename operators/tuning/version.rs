@@ -9,15 +9,16 @@ use serde_json::json;
 
 use super::{
     gate::Gate,
-    trainer::{Checkpoint, Figures, Objective, Trainer},
+    held_out::{Parts, somebody_judges},
+    trainer::{Figures, Objective, Trainer},
     training::Training,
 };
 use crate::{
+    asked::{Examples, Prompted},
     chat::spoken,
     label_policy::LabelPrior,
     language_model::LanguageModel,
     lm::{LabelTrie, LmError, LocalModel, Lora},
-    next_clicks::{Examples, Prompted},
     row::{Row, Value},
     schema::{Column, Schema, Type},
     served::{ModelVersion, VERSION},
@@ -39,8 +40,8 @@ pub(crate) struct Given<'a> {
     pub(crate) prior: &'a LabelPrior,
     pub(crate) trie: &'a LabelTrie,
     pub(crate) start: Start,
-    /// The examples to train on, and those of users who are kept out.
-    pub(crate) examples: [Prompted; 2],
+    /// The examples.
+    pub(crate) examples: Parts<Prompted>,
 }
 
 impl Job {
@@ -90,6 +91,7 @@ impl Job {
         if examples[0].is_empty() {
             return Err(CallError::Nothing(self.examples.nothing().to_string()));
         }
+        somebody_judges(&self.training, &examples, Prompted::is_empty)?;
         let (operator, model, training) = (self.operator, &self.model, &self.training);
         let making = Making { operator, model, network: &network, training };
         let used = read.get(1).map(|used| present::<ModelVersion>(Some(used))).transpose()?;
@@ -136,14 +138,14 @@ impl Making<'_> {
         Ok(Start { values: Some(values), parent })
     }
 
-    /// Trains a version. What `judge` says of it is among the figures of the last step, and what the gate
-    /// says of that is part of the version.
+    /// Trains a version, towards an objective and chosen by another one. What `judge` says of it is among the
+    /// figures of the last step, and what the gate says of that is part of the version.
     ///
     /// # Errors
     /// If training fails, or is stopped.
     pub(crate) fn version(
         &self,
-        objective: &dyn Objective,
+        [objective, choose]: [&dyn Objective; 2],
         start: Start,
         (judge, gate): (&Judge<'_>, &Gate),
         watch: &mut dyn Watch,
@@ -152,15 +154,17 @@ impl Making<'_> {
         let kept = watch.kept()?;
         let mut trainer =
             Trainer::new(self.training, objective, self.network, start.values.as_deref(), kept.as_deref())
-                .map_err(failed)?;
+                .map_err(failed)?
+                .choosing_by(choose);
         trainer.run(watch)?;
-        let Checkpoint { values, log, .. } = trainer.checkpoint();
+        let (values, chosen) = trainer.chosen();
         let before = start.values.unwrap_or_else(|| trainer.untuned());
         let judged = judge(&trainer, &before, values).map_err(failed)?;
         let refused = gate.refuses(&judged);
-        let mut log = log.clone();
+        let mut log = trainer.checkpoint().log.clone();
         if let Some(last) = log.last_mut() {
             last.extend(judged);
+            last.extend(self.training.choose_every.map(|_| ("chosen_step".to_string(), chosen as f64)));
         }
         let lineage = json!({
             "operator": self.operator, "base": self.model.digest(), "parent": start.parent, "refused": refused,
