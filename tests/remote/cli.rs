@@ -251,7 +251,7 @@ fn more_mistakes() -> Vec<(String, &'static str, &'static str)> {
     vec![
         (
             "{ kind: language_model, base: smollm2-135m-instruct, with: { model: m } }".to_string(),
-            "only a model on a server takes parameters",
+            "only a model on a server and a reward_model take parameters",
             "{ model: ",
         ),
         (
