@@ -134,10 +134,10 @@ fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     let right = Right::new(&model, prompts(17));
     let fast = Training { choose_every: Some(2), ..FAST };
     // They like best what is reached early, so that a checkpoint has to hold it.
-    let others = Wrong(Right::new(&model, prompts(17)));
+    let others = Reluctant(Right::new(&model, prompts(17)));
     fn trainer<'a>(
         (model, training): (&LocalModel, &'a Training),
-        (right, others): (&'a Right, &'a Wrong),
+        (right, others): (&'a Right, &'a Reluctant),
         checkpoint: Option<&[u8]>,
     ) -> Trainer<'a> {
         Trainer::new(training, right, model, None, checkpoint).unwrap().choosing_by(others)
@@ -167,10 +167,10 @@ fn training_that_was_stopped_goes_on_as_if_it_had_not_been() {
     assert_ne!(other.checkpoint().values, straight.checkpoint().values);
 }
 
-/// The same prompts, with labels that are wrong.
-struct Wrong(Right);
+/// The same prompts, and the less is learnt the better.
+struct Reluctant(Right);
 
-impl Objective for Wrong {
+impl Objective for Reluctant {
     fn labels(&self) -> &LabelTrie {
         self.0.labels()
     }
@@ -183,11 +183,10 @@ impl Objective for Wrong {
         self.0.target(example)
     }
 
+    /// What is learnt is the loss: how probable the right label is.
     fn loss(&self, example: usize, scores: &[f64], _: &mut Told) -> Loss {
-        let right = self.0.label(example);
-        let share = |label| if label == right { 0.0 } else { 1.0 / (LABELS.len() - 1) as f64 };
-        let target: Vec<f64> = (0..LABELS.len()).map(share).collect();
-        cross_entropy(&log_softmax(scores, &[true; LABELS.len()]), &target)
+        let value = log_softmax(scores, &[true; LABELS.len()])[self.0.label(example)].exp();
+        Loss { value, gradient: vec![] }
     }
 }
 
@@ -220,7 +219,7 @@ fn training_ends_with_the_best_of_what_was_tried() {
         assert!((told - mean).abs() < 1e-6, "{told} {mean}");
         step
     };
-    let (wrong, right) = (chosen_by(&Wrong(Right::new(&model, prompts(12)))), chosen_by(&right));
+    let (wrong, right) = (chosen_by(&Reluctant(Right::new(&model, prompts(12)))), chosen_by(&right));
     assert!(wrong < right, "{wrong} {right}");
 }
 
