@@ -41,10 +41,9 @@ fn line(made: &Made) -> String {
     let training = made.training.map(|(cost, seconds)| {
         format!(", {} steps on {} prompts in {seconds:.1} s", cost.steps, cost.prompts)
     });
-    let told = match made.training {
-        Some(_) => String::new(),
-        None => figures(&made.figures),
-    };
+    // Those of a trained version are dozens, and the table `training` has them.
+    let trained = made.figures.iter().any(|(name, _)| name == "learning_rate");
+    let told = if trained { String::new() } else { figures(&made.figures) };
     format!("{node} made {short}{of}{}; {became}{told}", training.unwrap_or_default())
 }
 
