@@ -91,7 +91,7 @@ pub struct DpoUpdater {
     /// What a pair counts: see preference_pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weigh: Option<Weigh>,
-    /// Share of the pairs that are kept out of training, to judge by.
+    /// Share of the pairs that are kept out of training, to judge by; with `choose_every` half of them judge.
     #[serde(default = "held_out")]
     pub held_out: f64,
     /// What a version must keep to be put in use: bounds (`least`, `most`) of its figures `kl`,

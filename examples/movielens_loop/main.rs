@@ -203,7 +203,9 @@ fn show(name: &str, figure: &str, values: &[f64]) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    fs::create_dir(&args.folder)?;
+    // What is wrong with the settings is told before anything is written.
+    let first = pipeline(&args, "open")?;
+    fs::create_dir(&args.folder).map_err(|error| format!("{}: {error}", args.folder.display()))?;
     let clicks = Clicks::read(args.cycles as usize)?;
     let file = |name: &str| args.folder.join(name);
     write(&clicks.history, &file("history.csv"))?;
@@ -213,7 +215,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         write(portion, &file(&format!("{at}.csv")))?;
     }
     // The first epoch is the same for all: it fits groups, the first novelty model and the judge.
-    let (first, begun) = (pipeline(&args, "open")?, file("begun"));
+    let begun = file("begun");
     let options = Options { workers: 1, resolve: true, ..Options::default() };
     Driver::open(first.clone(), State::open(&begun)?, options, &Silence)?.run_epoch()?;
     let popular = popular(&clicks, &View::open(first, &begun)?)?;
