@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -250,6 +251,17 @@ impl Bench {
             report.epoch = driver.commit(&changes)?;
         }
         Ok(report)
+    }
+
+    /// Runs a program in the folder: its exit code (−1 if a signal ended it), what it wrote to standard
+    /// output, and what to standard error.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn command(&self, program: &str, args: &[&str]) -> std::io::Result<(i32, String, String)> {
+        let output = Command::new(program).args(args).current_dir(&self.dir).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
     }
 
     /// A driver on the state of a name that stays open.

@@ -27,7 +27,7 @@ use coea_engine::{
     world::{Category, Judgement, Parameters, Truth, User, generate},
 };
 
-use crate::support::{figures, path, plan, side_by_side};
+use crate::support::{Arms, figures, path, side_by_side};
 
 mod support;
 
@@ -42,15 +42,8 @@ struct Args {
     /// Users of the world.
     #[arg(long, default_value_t = 240)]
     users: u32,
-    /// The language model: a name, or a folder.
-    #[arg(long, default_value = "smollm2-135m-instruct")]
-    base: String,
-    /// Which arms are run.
-    #[arg(long, value_delimiter = ',', default_value = "open,kl,free", value_parser = ["open", "kl", "free"])]
-    arms: Vec<String>,
-    /// Further settings of the pipeline, as `path=value`.
-    #[arg(long)]
-    set: Vec<String>,
+    #[command(flatten)]
+    arms: Arms,
 }
 
 /// What a day cost, and how far the models went for it.
@@ -219,17 +212,13 @@ fn curves(arms: &[(String, Vec<Day>)]) -> String {
 
 /// Runs the arm of a name.
 fn arm(args: &Args, truth: &Truth, world: &Path, name: &str) -> Result<Vec<Day>, Box<dyn Error>> {
-    let mut set = vec![
+    let set = vec![
         path("sources.events.with.path", &world.join("events/*.parquet")),
         path("sources.shown.with.path", &world.join("events/*.parquet")),
         path("sources.items.with.path", &world.join("items.parquet")),
         path("sources.users.with.path", &world.join("users.parquet")),
-        format!("models.novelty.base={}", args.base),
-        format!("models.relevance.base={}", args.base),
     ];
-    set.extend((name == "free").then(|| "params.kl=0".to_string()));
-    set.extend(args.set.iter().cloned());
-    let plan = plan("world-loop.yaml", &set)?;
+    let plan = args.arms.plan(name, "world-loop.yaml", &["novelty", "relevance"], set)?;
     let (folder, state) = (args.folder.clone(), args.folder.join(name));
     Arm { name, truth, plan, folder, state }.days(args.cycles)
 }
@@ -249,7 +238,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let world = args.folder.join("world");
     generate(&truth, &world, &|_, _| ())?;
     // Arms have nothing in common but the world.
-    let arms = side_by_side(&args.arms, &|name| arm(&args, &truth, &world, name))?;
+    let arms = side_by_side(&args.arms.names, &|name| arm(&args, &truth, &world, name))?;
     fs::write(args.folder.join("regret.csv"), table(&arms))?;
     fs::write(args.folder.join("regret.svg"), curves(&arms))?;
     for (name, days) in &arms {

@@ -91,11 +91,14 @@ pub struct DpoUpdater {
     /// What a pair counts: see preference_pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weigh: Option<Weigh>,
-    /// Share of the pairs that are kept out of training, to judge by; with `choose_every` half of them judge.
+    /// Share of the pairs that are kept out of training, to judge by; with `choose_every` half of them judge. If
+    /// there are so few that none is kept out, those that were trained on judge, and `judged_by_trained` is 1.
     #[serde(default = "held_out")]
     pub held_out: f64,
     /// What a version must keep to be put in use: bounds (`least`, `most`) of its figures `kl`,
-    /// `anchor_kl`, `entropy`, `top_share`, `relevance`, `gain`, `accuracy`, `optimum`.
+    /// `anchor_kl`, `entropy`, `top_share`, `relevance`, `gain`, `accuracy`, `optimum`, `clicked`, `clicked_gain`.
+    /// The last two are log-probabilities of new clicks: what the relevance model that is trained towards has no
+    /// part in.
     #[serde(default)]
     pub gate: Gate,
     /// How it is trained.
@@ -138,7 +141,8 @@ impl DpoUpdater {
     fn parts(&self, inputs: &Inputs<'_>) -> Result<From, Vec<Problem>> {
         let mut problems = Problems::default();
         self.training.check("training", self.held_out).into_iter().for_each(|problem| problems.push(problem));
-        self.gate.check(&FIGURES).into_iter().for_each(|problem| problems.push(problem));
+        let gate = self.gate.check_held_out(&FIGURES, self.held_out, true);
+        gate.into_iter().for_each(|problem| problems.push(problem));
         self.check_numbers(&mut problems);
         let first = problems.take(inputs.relation(0, "pairs, or scored candidates"));
         let made =
@@ -240,14 +244,16 @@ impl Operator for DpoUpdater {
             unreachable!("pairs are made by the node that has them, and the model has a first version")
         };
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let logic = format!("dpo_updater/1 {} {parameters}", model.digest());
+        let logic = format!("dpo_updater/2 {} {parameters}", model.digest());
         let artifacts: Vec<LeafId> =
             [pairs.leaf(), version.leaf()].into_iter().chain(updated.parent.map(|(p, _)| p.leaf())).collect();
         let (updater, used) = (self.clone(), model.clone());
+        let parameters = serde_json::to_value(self).unwrap_or_default();
         let made = graph.long_fit("candidate", &[], &artifacts, logic, move |_, read, watch| {
             let network = used.network()?;
             let (model, training) = (&used, &updater.training);
-            let making = Making { operator: DpoUpdater::NAME, model, network: &network, training };
+            let (operator, network, parameters) = (DpoUpdater::NAME, &network, &parameters);
+            let making = Making { operator, model, network, training, parameters };
             updater.train(&making, read, watch)
         });
         let (updater, priced) = (self.clone(), model.clone());

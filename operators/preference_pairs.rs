@@ -29,7 +29,7 @@ use crate::{
 /// Makes pairs of what was proposed to a key: the most and the least relevant.
 ///
 /// Inputs: scored candidates, and the source of events. A key's new clicks are among its proposals;
-/// without them a loop feeds on itself. Works in cycles: write `refit: { when: cycle }`.
+/// without them a loop feeds on itself. Keys with the same prompt are one. Works in cycles: write `refit: { when: cycle }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreferencePairs {
@@ -145,12 +145,11 @@ impl PreferencePairs {
             clicks,
             of_clicks,
             prompt: column(&proposals.prompts.schema, "prompt"),
-            recent: column(&proposals.prompts.schema, "recent"),
             scored: column(&scored.schema, "scored"),
             temperature: proposals.temperature,
         };
         let parameters = serde_json::to_string(self).unwrap_or_default();
-        let logic = format!("preference_pairs/1 {parameters} {} {logic}", proposals.temperature);
+        let logic = format!("preference_pairs/2 {parameters} {} {logic}", proposals.temperature);
         let artifacts: Vec<LeafId> =
             std::iter::once(proposals.prior.leaf()).chain(proposals.version.map(Fitted::leaf)).collect();
         let how = self.clone();

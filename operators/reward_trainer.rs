@@ -239,7 +239,8 @@ impl Operator for RewardTrainer {
         let logic = format!("reward_trainer/3 {} {parameters} {logic}", model.digest());
         let logic = if temperature == 1.0 { logic } else { format!("{logic} at {temperature}") };
         let (model, training) = (model.clone(), self.training.clone());
-        let job = Job { operator: RewardTrainer::NAME, examples, model, training };
+        let parameters = serde_json::to_value(self).unwrap_or_default();
+        let job = Job { operator: RewardTrainer::NAME, examples, model, training, parameters };
         let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
         let first = (inputs.updates.and_then(|model| model.version), self.continues);
         let gate = self.gate.clone();

@@ -22,7 +22,7 @@ use crate::{
     served::ModelVersion,
     shape::{CallError, Graph, LeafId, Watch},
     tuning::{
-        baselines::{Baseline, Click, Kind},
+        baselines::{Baseline, Click, Kind, NaiveBayes},
         gate::Gate,
         held_out::HeldOut,
         placebo::{Swapped, others},
@@ -39,8 +39,8 @@ use crate::{
 ///
 /// Its rows are the figures of training: by step and name. `held_out` is the mean log-likelihood of what was
 /// clicked by users who were kept out, `held_out_untuned` that of the model that training began at; `held_out_markov` and
-/// `held_out_popularity` are what counting makes of the same examples, by recent interests and by group;
-/// `held_out_over_untuned`, `held_out_over_markov` and `held_out_over_popularity` are the differences.
+/// `held_out_popularity` are what counting makes of the same examples, by recent interests and by group, and
+/// `held_out_naive_bayes` by both together; `held_out_over_untuned` and so on are the differences.
 /// `held_out_other_recents` and `held_out_other_groups` are placebos: the model is told of others.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -65,17 +65,27 @@ pub struct SftTrainer {
     /// How often labels are drawn where a prompt says nothing: as in the sampler that serves.
     #[serde(default)]
     pub prior: Before,
+    /// So many imagined clicks join those after each prompt that is trained on, spread as its group's and its
+    /// interests' clicks say together (naive Bayes). With few clicks a prompt, what is learnt is otherwise chance.
+    #[serde(default, skip_serializing_if = "none")]
+    pub smoothing: f64,
     /// Whether training goes on from the version in use, instead of from the model as it is; in cycles only.
     #[serde(default, skip_serializing_if = "is_not")]
     pub continues: bool,
     /// What a version must keep to be put in use, in cycles only: bounds (`least`, `most`) of its figures
-    /// `held_out`, `held_out_over_untuned`, `held_out_over_markov`, `held_out_over_popularity`. Untuned is what
-    /// training began at: with `continues: true` the version in use.
+    /// `held_out`, `held_out_over_untuned`, `held_out_over_markov`, `held_out_over_popularity`,
+    /// `held_out_over_naive_bayes`. Untuned is what training began at: with `continues: true` the version in use.
     #[serde(default, skip_serializing_if = "Gate::is_open")]
     pub gate: Gate,
     /// How it is trained.
     #[serde(default)]
     pub training: Training,
+}
+
+/// Whether there is nothing to smooth with, so that it need not be written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn none(clicks: &f64) -> bool {
+    *clicks == 0.0
 }
 
 /// Whether a flag is not set, so that it need not be written.
@@ -109,6 +119,9 @@ impl SftTrainer {
         self.training.check("training", self.held_out).into_iter().for_each(|problem| problems.push(problem));
         problems.require(self.temperature > 0.0 && self.temperature.is_finite(), || {
             Problem::with("temperature", "must be a positive number")
+        });
+        problems.require(self.smoothing >= 0.0 && self.smoothing.is_finite(), || {
+            Problem::with("smoothing", "must be a finite number from 0 up")
         });
         let cycles = inputs.updates.is_some_and(|model| model.version.is_some());
         problems.require(!self.continues || cycles, || {
@@ -144,11 +157,13 @@ impl Operator for SftTrainer {
         let parameters = serde_json::to_string(self).unwrap_or_default();
         let logic = format!("sft_trainer/2 {} {parameters} {logic}", model.digest());
         let (model, training) = (model.clone(), self.training.clone());
-        let job = Job { operator: SftTrainer::NAME, examples: Box::new(clicks), model, training };
-        let (temperature, gate) = (self.temperature, self.gate.clone());
+        let parameters = serde_json::to_value(self).unwrap_or_default();
+        let (operator, examples) = (SftTrainer::NAME, Box::new(clicks));
+        let job = Job { operator, examples, model, training, parameters };
+        let how = self.clone();
         let first = inputs.updates.and_then(|model| model.version);
         job.build(graph, &relations, prior, logic, (first, self.continues), move |given, watch| {
-            train(given, (temperature, &gate), watch)
+            train(given, &how, watch)
         })
     }
 }
@@ -159,8 +174,13 @@ impl Described for SftTrainer {
 }
 
 /// The figures that a gate may bound.
-const GATED: [&str; 4] =
-    ["held_out", "held_out_over_untuned", "held_out_over_markov", "held_out_over_popularity"];
+const GATED: [&str; 5] = [
+    "held_out",
+    "held_out_over_untuned",
+    "held_out_over_markov",
+    "held_out_over_popularity",
+    "held_out_over_naive_bayes",
+];
 
 /// By how much a model is better than what it is held against.
 fn over(judged: &Figures) -> Figures {
@@ -173,28 +193,41 @@ fn over(judged: &Figures) -> Figures {
 }
 
 /// What counting makes of users who were kept out.
-fn counted(train: &Prompted, held: &Prompted) -> [(&'static str, Option<f64>); 2] {
-    let [train, held] = [train, held].map(|of| of.values().map(Asked::click).collect::<Vec<Click<'_>>>());
-    let of = |kind: Kind| Baseline::fit(kind, &train).log_likelihood(&held);
-    [("held_out_markov", of(Kind::Markov)), ("held_out_popularity", of(Kind::GroupPopularity))]
+fn counted(train: &[Click<'_>], held: &[Click<'_>], both: &NaiveBayes) -> Figures {
+    let of = |kind: Kind| Baseline::fit(kind, train).log_likelihood(held);
+    known(&[
+        ("held_out_markov", of(Kind::Markov)),
+        ("held_out_popularity", of(Kind::GroupPopularity)),
+        ("held_out_naive_bayes", both.log_likelihood(held)),
+    ])
 }
 
-fn train(
-    given: Given<'_>,
-    (temperature, gate): (f64, &Gate),
-    watch: &mut dyn Watch,
-) -> Result<ModelVersion, CallError> {
-    let Given { making, prior, trie, start, examples: [train, held, choose] } = given;
-    let counted = counted(&train, &held);
-    let contexts: Vec<_> = held.values().map(Asked::click).collect();
+/// Joins so many imagined clicks to those after each prompt, as `both` spreads them; what a prompt counts
+/// does not change.
+fn smooth(examples: &mut Prompted, clicks: f64, both: &NaiveBayes) {
+    for asked in examples.values_mut() {
+        let (chances, all) = (both.chances(&asked.click()), asked.clicked.iter().sum::<f64>());
+        let join = |(own, chance): (&mut f64, f64)| *own = all * (*own + clicks * chance) / (all + clicks);
+        asked.clicked.iter_mut().zip(chances).for_each(join);
+    }
+}
+
+fn train(given: Given<'_>, how: &SftTrainer, watch: &mut dyn Watch) -> Result<ModelVersion, CallError> {
+    let (temperature, gate) = (how.temperature, &how.gate);
+    let Given { making, prior, trie, start, examples: [mut train, held, choose] } = given;
+    let clicks: Vec<Click<'_>> = train.values().map(Asked::click).collect();
+    let contexts: Vec<Click<'_>> = held.values().map(Asked::click).collect();
+    let both = NaiveBayes::fit(&clicks);
+    let counted = counted(&clicks, &contexts, &both);
     let swapped = Swapped::ALL.map(|(swapped, name)| (name, others(&contexts, swapped)));
+    smooth(&mut train, how.smoothing, &both);
     let [train, held, choose] =
         [train, held, choose].map(|examples| Sft::new(trie, prior, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
         let [before, after] = held.scores(trainer, [before, after])?;
         let of = |scores: &[Vec<f64>]| held.log_likelihood(scores);
         let mut judged = known(&[("held_out_untuned", of(&before)), ("held_out", of(&after))]);
-        judged.extend(known(&counted));
+        judged.extend(counted.clone());
         judged.extend(over(&judged));
         let placebo = |(name, others): &(&str, Vec<Vec<usize>>)| {
             Some((format!("held_out_{name}"), held.placebo(&after, others)?))
@@ -203,4 +236,39 @@ fn train(
         Ok(judged)
     };
     making.version([&train, &choose], start, (&judge, gate), watch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imagined_clicks_move_what_is_wanted_and_not_what_it_counts() {
+        let asked = |group: &str, clicked: [f64; 2]| Asked {
+            group: group.to_string(),
+            recent: vec![],
+            allowed: vec![true; 2],
+            clicked: clicked.to_vec(),
+            passed_over: vec![],
+            by: vec![],
+        };
+        let examples = [("p", asked("a", [30.0, 10.0])), ("q", asked("b", [1.0, 0.0]))];
+        let examples = Prompted::from(examples.map(|(prompt, asked)| (prompt.to_string(), asked)));
+        let clicks: Vec<Click<'_>> = examples.values().map(Asked::click).collect();
+        let both = NaiveBayes::fit(&clicks);
+        let [p, q] = ["p", "q"].map(|prompt| both.chances(&examples[prompt].click())[0]);
+        assert!(q < 0.9, "a single click is no certainty: {q}");
+        let smoothed = |clicks: f64| {
+            let mut examples = examples.clone();
+            smooth(&mut examples, clicks, &both);
+            ["p", "q"].map(|prompt| examples[prompt].clicked.clone())
+        };
+        assert_eq!(smoothed(0.0), [vec![30.0, 10.0], vec![1.0, 0.0]]);
+        let [of_p, of_q] = smoothed(40.0);
+        assert!(
+            (of_p.iter().sum::<f64>() - 40.0).abs() < 1e-9 && (of_q.iter().sum::<f64>() - 1.0).abs() < 1e-9
+        );
+        assert!((of_p[0] - 40.0 * (30.0 + 40.0 * p) / 80.0).abs() < 1e-9, "{of_p:?}");
+        assert!((of_q[0] - (1.0 + 40.0 * q) / 41.0).abs() < 1e-9, "{of_q:?}");
+    }
 }

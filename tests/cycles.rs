@@ -25,6 +25,7 @@ use coea_engine::{
     testing::{Bench, Silence},
 };
 
+const BINARY: &str = env!("CARGO_BIN_EXE_coea-engine");
 const TRAINING: &str = "{ rank: 2, batch: 2, epochs: 3, learning_rate: 0.02 }";
 
 /// A node that tunes the novelty model in cycles.
@@ -233,7 +234,7 @@ fn training_that_is_killed_goes_on_where_it_was() {
     let long = taught("").replace("epochs: 3", "epochs: 9999, max_steps: 300");
     let [whole, killed] = [(); 2].map(|()| bench(&long).unwrap());
     let run = |bench: &Bench| {
-        let mut run = Command::new(env!("CARGO_BIN_EXE_coea-engine"));
+        let mut run = Command::new(BINARY);
         run.args(["run", "pipeline.yaml", "--state", "s", "--cycles", "1", "--format", "json"]);
         run.current_dir(bench.path("")).stdout(Stdio::null()).stderr(Stdio::null());
         run.spawn().unwrap()
@@ -463,16 +464,7 @@ fn pairs_are_the_most_and_the_least_relevant_of_what_was_proposed_or_clicked() {
 #[test]
 fn cycles_from_the_command_line() {
     let bench = bench(&taught("")).unwrap();
-    let run = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_coea-engine"))
-            .args(args)
-            .args(["--state", "s"])
-            .current_dir(bench.path(""))
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    };
+    let run = |args: &[&str]| bench.command(BINARY, &[args, &["--state", "s"]].concat()).unwrap();
     let (code, said, _) = run(&["plan", "pipeline.yaml", "--cycles", "2"]);
     assert!(code == 0 && said.contains("trains on what is not known yet"), "{said}");
     assert_eq!(run(&["run", "pipeline.yaml"]).0, 0);
@@ -484,6 +476,10 @@ fn cycles_from_the_command_line() {
         (Some(2), Some("exact"))
     );
     assert_eq!(run(&["plan", "pipeline.yaml", "--cycles", "2", "--max-calls", "1"]).0, 4);
+    let bounded = ["plan", "pipeline.yaml", "--cycles", "1", "--set", "nodes.novel.limits.calls=1"];
+    let (code, _, said) = run(&bounded);
+    assert!(code == 4 && said.contains("calls of novel are more than its limits, 1"), "{code}: {said}");
+    assert_eq!(run(&bounded[..2]).0, 0);
     assert_eq!(run(&["plan", "pipeline.yaml", "--cycles", "1", "--detailed-exitcode"]).0, 2);
     assert_eq!(run(&["run", "--plan", "p.json", "--cycles", "3"]).0, 64);
     let (code, done, said) = run(&["run", "--plan", "p.json", "--format", "json"]);

@@ -8,10 +8,7 @@
 #[path = "common/tuned.rs"]
 mod tuned;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use coea_engine::{
     models::RealModels,
@@ -22,6 +19,7 @@ use coea_engine::{
 use coea_operators::row::{Row, Value};
 use tuned::{check, manifest, pipeline, rows};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_coea-engine");
 const TUNED: &str = "  tuned:
     { op: sft_trainer, in: [events, label, prompt], updates: novelty, with: { targets: all, last: 2, held_out: 0.6, training: { rank: 2, batch: 2, epochs: 2, learning_rate: 0.02 } } }
 ";
@@ -255,16 +253,7 @@ fn a_promotion_is_a_delta_that_a_plan_prices() {
 #[test]
 fn a_version_is_exported_promoted_and_rolled_back_by_hand() {
     let bench = bench(TUNED).unwrap();
-    let run = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_coea-engine"))
-            .args(args)
-            .args(["--state", "s"])
-            .current_dir(bench.path(""))
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    };
+    let run = |args: &[&str]| bench.command(BINARY, &[args, &["--state", "s"]].concat()).unwrap();
     let models =
         |what: &str, rest: &[&str]| run(&[&["models", what, "pipeline.yaml", "novelty"], rest].concat());
     assert_eq!(models("rollback", &[]).0, 1, "nothing was run yet");

@@ -102,7 +102,7 @@ pub fn foreseen_text(foreseen: &Foresight) -> String {
                 format!("trains {about}{} steps on {} prompts, {time}", cost.steps, cost.prompts)
             }
         };
-        let asked = of.calls.map_or("who knows how often".to_string(), |calls| format!("≤{calls} calls"));
+        let asked = of.most().map_or("who knows how often".to_string(), |calls| format!("≤{calls} calls"));
         let _ =
             writeln!(out, "each cycle: {} {training}; a new version of {model} is asked {asked}", of.node);
     }
@@ -126,12 +126,24 @@ fn renewal_text(renewal: &Renewal) -> String {
     out
 }
 
+/// The models that are asked anew in these cycles, or may be.
+fn asked(foreseen: &Foresight) -> impl Iterator<Item = &Foreseen> {
+    foreseen.models.iter().filter(|of| foreseen.cycles > 1 || of.kept.is_none())
+}
+
+/// Calls of a node in all cycles, at most, as far as they are known.
+pub fn calls_of(foreseen: &Foresight, node: &str) -> u64 {
+    let each = asked(foreseen).filter_map(|of| of.calls.as_ref()?.get(node));
+    let renewal = foreseen.renewal.as_ref().and_then(|renewal| renewal.report.as_ref());
+    let renewal = renewal.and_then(|report| report.calls().get(node).copied()).unwrap_or_default();
+    each.sum::<u64>().saturating_mul(foreseen.cycles) + renewal
+}
+
 /// Calls of all cycles as far as they are known, and whether that is the most there can be: of models whose
 /// turn comes later, and of renewals after the first ones, nobody can tell.
 pub fn calls(foreseen: &Foresight) -> (u64, bool) {
     let several = foreseen.cycles > 1;
-    let counted = foreseen.models.iter().filter(|of| several || of.kept.is_none());
-    let each: Vec<Option<u64>> = counted.map(|of| of.calls).collect();
+    let each: Vec<Option<u64>> = asked(foreseen).map(Foreseen::most).collect();
     let models = each.iter().flatten().sum::<u64>().saturating_mul(foreseen.cycles);
     let (renewal, known) = match &foreseen.renewal {
         None => (0, true),
@@ -151,7 +163,7 @@ pub fn foreseen_json(foreseen: &Foresight) -> Json {
                 "steps": cost.steps, "prompts": cost.prompts, "prompt_tokens": cost.prompt_tokens,
                 "seconds": seconds,
             })),
-            "calls": of.calls, "kept": of.kept,
+            "calls": of.most(), "calls_of": of.calls, "kept": of.kept,
             "basis": { "training": of.basis.word(), "calls": if of.calls.is_some() { Basis::Bound } else { Basis::Estimate }.word() },
         })
     };

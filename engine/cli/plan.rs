@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Common, Failure, Format, Loaded,
-    cycles::{calls, foreseen_json, foreseen_text},
+    cycles::{calls, calls_of, foreseen_json, foreseen_text},
     print, print_json,
     progress::Bars,
     run::Epoch,
@@ -147,13 +147,14 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
 
 /// Refuses what would spend more on a node than its limits, as far as that is known.
 fn check_limits(loaded: &Loaded, report: &Report, cycles: Option<&Foresight>) -> Result<(), Failure> {
-    let renewal = cycles.and_then(|cycles| cycles.renewal.as_ref()?.report.as_ref());
     for node in &report.nodes {
-        let again = renewal.and_then(|report| report.calls().get(node.node.as_str()).copied());
-        let calls = node.calls.calls + again.unwrap_or_default();
+        let again = cycles.map_or(0, |cycles| calls_of(cycles, &node.node));
+        let calls = node.calls.calls + again;
         let limit = loaded.plan.node(&node.node).and_then(|planned| planned.max_calls);
         if let Some(most) = limit.filter(|most| calls > *most) {
-            let message = format!("error: {calls} calls of {} are more than its limits, {most}", node.node);
+            let sure = if again > 0 { "up to " } else { "" };
+            let message =
+                format!("error: {sure}{calls} calls of {} are more than its limits, {most}", node.node);
             return Err(Failure::new(4, message));
         }
     }

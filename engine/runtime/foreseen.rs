@@ -6,7 +6,7 @@
 //! version that is refused or the same is not asked anything. What is renewed is fitted for the plan too: it
 //! takes seconds of this machine and no call, and nothing else can tell what it moves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coea_operators::{
     row::Row,
@@ -36,10 +36,17 @@ pub struct Foreseen {
     pub training: Option<(FitCost, f64)>,
     /// How sure that is.
     pub basis: Basis,
-    /// Calls that a new version causes, at most; nothing if that is not known yet.
-    pub calls: Option<u64>,
+    /// Calls that a new version causes, at most, by the node that makes them; nothing if that is not known yet.
+    pub calls: Option<BTreeMap<String, u64>>,
     /// Why it is not its turn in the first cycle, if it is not.
     pub kept: Option<String>,
+}
+
+impl Foreseen {
+    /// Calls that a new version causes, at most; nothing if that is not known yet.
+    pub fn most(&self) -> Option<u64> {
+        Some(self.calls.as_ref()?.values().sum())
+    }
 }
 
 /// What renewals would do, which come first in a cycle.
@@ -159,10 +166,10 @@ impl Driver<'_> {
         }
     }
 
-    /// Calls that a new version causes at most: what is asked of it, once each, and whatever is asked below.
-    /// Nothing if not all of that is known yet.
-    fn asked_again(&self, version: LeafId, unresolved: &BTreeSet<LeafId>) -> Option<u64> {
-        let mut calls = 0;
+    /// Calls that a new version causes at most, by node: what is asked of it, once each, and whatever is asked
+    /// below. Nothing if not all of that is known yet.
+    fn asked_again(&self, version: LeafId, unresolved: &BTreeSet<LeafId>) -> Option<BTreeMap<String, u64>> {
+        let mut calls: BTreeMap<String, u64> = BTreeMap::new();
         for leaf in self.plan.infers() {
             let Shape::Infer { requests, artifacts, .. } = &self.plan.leaves[leaf].shape else { continue };
             let asks = artifacts.contains(&version);
@@ -177,7 +184,8 @@ impl Driver<'_> {
             let rows = consolidate(self.relations.get(requests).cloned().unwrap_or_default());
             let live = rows.iter().filter(|(_, count)| *count > 0).map(|((_, request), _)| request);
             // What stands below may come to differ from key to key.
-            calls += if below { live.count() } else { live.collect::<BTreeSet<&Row>>().len() } as u64;
+            let of_leaf = if below { live.count() } else { live.collect::<BTreeSet<&Row>>().len() };
+            *calls.entry(self.plan.leaves[leaf].node.clone()).or_default() += of_leaf as u64;
         }
         Some(calls)
     }

@@ -34,7 +34,7 @@ use coea_operators::row::Row;
 
 use crate::{
     clicks::{Clicks, Known, popular, relation, write},
-    support::{figures, path, plan, side_by_side},
+    support::{Arms, figures, path, side_by_side},
 };
 
 mod clicks;
@@ -49,15 +49,8 @@ struct Args {
     /// Deltas, each with a cycle.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     cycles: u32,
-    /// The language model: a name, or a folder.
-    #[arg(long, default_value = "smollm2-135m-instruct")]
-    base: String,
-    /// Which arms are run.
-    #[arg(long, value_delimiter = ',', default_value = "open,kl,free", value_parser = ["open", "kl", "free"])]
-    arms: Vec<String>,
-    /// Further settings of the pipeline, as `path=value`.
-    #[arg(long)]
-    set: Vec<String>,
+    #[command(flatten)]
+    arms: Arms,
 }
 
 /// What came of a delta and its cycle.
@@ -164,13 +157,8 @@ fn pipeline(args: &Args, name: &str) -> Result<Arc<Plan>, Box<dyn Error>> {
     let source = |source: &str| {
         path(&format!("sources.{source}.with.path"), &args.folder.join(format!("{source}.csv")))
     };
-    let model = |model: &str| format!("models.{model}.base={}", args.base);
     let sources = ["history", "events", "others"].map(source);
-    let mut set: Vec<String> =
-        sources.into_iter().chain(["novelty", "relevance", "judge"].map(model)).collect();
-    set.extend((name == "free").then(|| "params.kl=0".to_string()));
-    set.extend(args.set.iter().cloned());
-    plan("movielens-loop.yaml", &set)
+    args.arms.plan(name, "movielens-loop.yaml", &["novelty", "relevance", "judge"], sources.to_vec())
 }
 
 fn table(arms: &[(String, Vec<Step>)], popular: &[f64]) -> String {
@@ -219,7 +207,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Options { workers: 1, resolve: true, ..Options::default() };
     Driver::open(first.clone(), State::open(&begun)?, options, &Silence)?.run_epoch()?;
     let popular = popular(&clicks, &View::open(first, &begun)?)?;
-    let arms = side_by_side(&args.arms, &|name| {
+    let arms = side_by_side(&args.arms.names, &|name| {
         copy(&begun, &file(name))?;
         let (plan, state) = (pipeline(&args, name)?, file(name));
         Arm { name, clicks: &clicks, plan, state, deltas: args.folder.clone() }.steps()

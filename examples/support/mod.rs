@@ -6,6 +6,37 @@ use coea_engine::{
     lower::lower, models::RealModels, plan::Plan, registry::Registry, runtime::cycles::Cycle, spec,
 };
 
+/// What is compared, and on what model.
+#[derive(clap::Args)]
+pub struct Arms {
+    /// The language model: a name, or a folder.
+    #[arg(long, default_value = "smollm2-135m-instruct")]
+    base: String,
+    /// Which arms are run: without cycles, with KL, without KL.
+    #[arg(long = "arms", value_delimiter = ',', default_value = "open,kl,free", value_parser = ["open", "kl", "free"])]
+    pub names: Vec<String>,
+    /// Further settings of the pipeline, as `path=value`.
+    #[arg(long)]
+    set: Vec<String>,
+}
+
+impl Arms {
+    /// The pipeline of an arm: with its own settings, and those of the command line.
+    pub fn plan(
+        &self,
+        name: &str,
+        pipeline: &str,
+        models: &[&str],
+        set: Vec<String>,
+    ) -> Result<Arc<Plan>, Box<dyn Error>> {
+        let bases = models.iter().map(|model| format!("models.{model}.base={}", self.base));
+        let free = (name == "free").then(|| "params.kl=0".to_string());
+        let set: Vec<String> =
+            set.into_iter().chain(bases).chain(free).chain(self.set.iter().cloned()).collect();
+        plan(pipeline, &set)
+    }
+}
+
 /// A setting that is a path, from where the program runs and not from the pipeline's folder.
 pub fn path(name: &str, path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
@@ -13,7 +44,7 @@ pub fn path(name: &str, path: &Path) -> String {
 }
 
 /// A pipeline of this repository, with settings.
-pub fn plan(name: &str, set: &[String]) -> Result<Arc<Plan>, Box<dyn Error>> {
+fn plan(name: &str, set: &[String]) -> Result<Arc<Plan>, Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
     let spec = spec::load(&folder.join(name), set, &|name| std::env::var(name).ok());
     let spec = spec.map_err(|e| e.render(false))?;

@@ -19,9 +19,20 @@ use crate::{
 /// Figures of a version, by which it is judged: `kl` from the version before, `anchor_kl` from the one that
 /// cycles began with, mean `entropy`, the share of keys with the most frequent best label (`top_share`),
 /// expected `relevance` of a proposal and its `gain` over the version before, the share of pairs that are
-/// the right way round (`accuracy`), and the divergence from the `optimum`.
-pub(super) const FIGURES: [&str; 8] =
-    ["kl", "anchor_kl", "entropy", "top_share", "relevance", "gain", "accuracy", "optimum"];
+/// the right way round (`accuracy`), the divergence from the `optimum`; and what the relevance model has no
+/// part in, the mean log-probability of new clicks (`clicked`) and its gain over the version before (`clicked_gain`).
+pub(super) const FIGURES: [&str; 10] = [
+    "kl",
+    "anchor_kl",
+    "entropy",
+    "top_share",
+    "relevance",
+    "gain",
+    "accuracy",
+    "optimum",
+    "clicked",
+    "clicked_gain",
+];
 
 /// γ of simpo where none is given (Meng et al. 2024).
 const GAMMA: f64 = 0.5;
@@ -41,14 +52,14 @@ struct Target {
     chosen: usize,
     rejected: usize,
     relevance: Vec<f64>,
+    /// New clicks of each label; empty if there are none.
+    clicked: Vec<f64>,
     /// log π of the reference.
     reference: Vec<f64>,
     /// log π of the version that cycles began with; empty if it does not matter.
     anchor: Vec<f64>,
     /// log π*.
     optimum: Vec<f64>,
-    /// π*, or all on the better label: what names the example.
-    wanted: Vec<f64>,
 }
 
 impl<'a> Preferred<'a> {
@@ -76,12 +87,9 @@ impl<'a> Preferred<'a> {
         let relevance = wide(&pair.relevance);
         let reference = self.log_policy(&wide(&pair.reference));
         let optimum = optimum(&reference, &relevance, self.how.beta);
-        let wanted = match self.how.loss {
-            Method::Exact => optimum.iter().map(|log| log.exp()).collect(),
-            _ => (0..relevance.len()).map(|at| f64::from(u8::from(at == pair.chosen))).collect(),
-        };
         let anchor = if anchor.is_empty() { Vec::new() } else { self.log_policy(anchor) };
-        Target { chosen: pair.chosen, rejected: pair.rejected, relevance, reference, anchor, optimum, wanted }
+        let (chosen, rejected, clicked) = (pair.chosen, pair.rejected, pair.clicked.clone());
+        Target { chosen, rejected, relevance, clicked, reference, anchor, optimum }
     }
 
     /// `log π` of each label.
@@ -113,7 +121,10 @@ impl<'a> Preferred<'a> {
             // The divergence is that of this prompt, exactly, where others estimate it from a batch.
             Method::Kto => of_pair(kto(&pair, how.beta, moved)),
             Method::Simpo => of_pair(simpo(&pair, how.beta, how.gamma.unwrap_or(GAMMA))),
-            Method::Exact => cross_entropy(policy, &target.wanted),
+            Method::Exact => {
+                let wanted: Vec<f64> = target.optimum.iter().map(|log| log.exp()).collect();
+                cross_entropy(policy, &wanted)
+            }
         }
     }
 }
@@ -153,8 +164,9 @@ impl Objective for Preferred<'_> {
         &self.examples
     }
 
-    fn target(&self, example: usize) -> &[f64] {
-        &self.pairs[example].wanted
+    fn named(&self, example: usize) -> Vec<f64> {
+        let Target { chosen, rejected, relevance, reference, anchor, .. } = &self.pairs[example];
+        [&[*chosen as f64, *rejected as f64], relevance.as_slice(), reference, anchor].concat()
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {
@@ -205,6 +217,7 @@ impl Judged<'_> {
     /// [`FIGURES`] with their values.
     pub(super) fn figures(&self) -> Figures {
         let mut told = Told::default();
+        let mut clicks = Told::default();
         let mut top = vec![0.0; self.by.prior.len()];
         let mut all = 0.0;
         for (at, target) in self.by.pairs.iter().enumerate() {
@@ -223,14 +236,20 @@ impl Judged<'_> {
             ] {
                 told.tell(name, value);
             }
+            for (label, count) in target.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
+                clicks.weigh(*count);
+                clicks.tell("clicked", after[label]);
+                clicks.tell("clicked_gain", after[label] - before[label]);
+            }
             if let Some(best) = best(&after) {
                 top[best] += weight;
                 all += weight;
             }
         }
         let most = top.iter().copied().fold(0.0, f64::max);
+        let mean = |name: &&str| told.mean(name).or_else(|| clicks.mean(name));
         let mut figures: Figures =
-            FIGURES.iter().filter_map(|name| Some((name.to_string(), told.mean(name)?))).collect();
+            FIGURES.iter().filter_map(|name| Some((name.to_string(), mean(name)?))).collect();
         figures.insert("top_share".to_string(), most / all);
         figures
     }
@@ -251,13 +270,13 @@ mod tests {
             prompt: "p".to_string(),
             reference: vec![-1.0, -2.0, -0.5, -3.0],
             relevance: vec![0.7, 0.2, 0.5, 0.6],
-            allowed: vec![true; 4],
+            clicked: vec![0.0, 3.0, 0.0, 1.0],
             chosen: 0,
             rejected: 1,
             weight: 2.0,
         };
         let labels = ["a", "b", "c", "d"].map(str::to_string).to_vec();
-        Pairs { labels, prior: vec![-1.0, -2.0, -0.5, -3.0], temperature: 2.0, pairs: vec![pair] }
+        Pairs { labels, prior: vec![-1.0, -2.0, -0.5, -3.0], temperature: 2.0, met: None, pairs: vec![pair] }
     }
 
     const SCORES: [f64; 4] = [-1.5, -0.3, -2.0, -1.1];
@@ -325,6 +344,11 @@ mod tests {
             assert!(
                 (moved["top_share"] - 2.0 / 3.0).abs() < 1e-9 && (moved["accuracy"] - 2.0 / 3.0).abs() < 1e-9
             );
+            assert!(same["clicked_gain"] == 0.0 && (same["clicked"] + 4f64.ln()).abs() < 1e-6);
+            // Three clicks on b and one on d, after either: at −50 all four, and at 0 and −50.5.
+            let clicked = (4.0 * -50.0 - 50.5) / 8.0;
+            assert!((moved["clicked"] - clicked).abs() < 1e-6, "{moved:?}");
+            assert!((moved["clicked_gain"] - clicked - 4f64.ln()).abs() < 1e-6, "{moved:?}");
             assert!((moved["kl"] - 4f64.ln()).abs() < 1e-6 && moved["entropy"].abs() < 1e-6);
             assert!(moved["optimum"] > same["optimum"]);
         });

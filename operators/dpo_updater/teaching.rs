@@ -60,7 +60,10 @@ impl DpoUpdater {
         let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
             let prompts: Vec<&str> = judges.iter().map(|pair| pair.prompt.as_str()).collect();
             let [before, after] = trainer.scores([before, after], &prompts)?;
-            Ok(Judged { by: &judged, before: &before, after: &after }.figures())
+            let mut figures = Judged { by: &judged, before: &before, after: &after }.figures();
+            figures.extend(pairs.met.map(|met| ("clicks_met".to_string(), met)));
+            figures.insert("judged_by_trained".to_string(), f64::from(u8::from(held.is_empty())));
+            Ok(figures)
         };
         let start = making.start(used)?;
         making.version([&objective, &choose], start, (&judge, &self.gate), watch)

@@ -213,8 +213,8 @@ impl Objective for Reward<'_> {
         &self.examples
     }
 
-    fn target(&self, example: usize) -> &[f64] {
-        &self.clicked[example]
+    fn named(&self, example: usize) -> Vec<f64> {
+        [self.clicked[example].as_slice(), &self.others[example]].concat()
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {

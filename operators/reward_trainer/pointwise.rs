@@ -211,8 +211,8 @@ impl Objective for Pointwise<'_> {
         &self.examples
     }
 
-    fn target(&self, example: usize) -> &[f64] {
-        &self.targets[example]
+    fn named(&self, example: usize) -> Vec<f64> {
+        self.targets[example].clone()
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {

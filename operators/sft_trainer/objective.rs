@@ -85,8 +85,8 @@ impl Objective for Sft<'_> {
         &self.examples
     }
 
-    fn target(&self, example: usize) -> &[f64] {
-        &self.asked[example].1
+    fn named(&self, example: usize) -> Vec<f64> {
+        self.asked[example].1.clone()
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {

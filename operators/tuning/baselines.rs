@@ -81,6 +81,16 @@ impl Baseline {
         self.smoothed(click, self.strength, None)
     }
 
+    /// The probability of each label whoever asks after whatever.
+    fn everybody(&self) -> Vec<f64> {
+        self.all(self.strength, None)
+    }
+
+    fn all(&self, strength: f64, own: Option<usize>) -> Vec<f64> {
+        let even = vec![1.0 / self.all.len() as f64; self.all.len()];
+        smoothed(Some(&self.all), &even, strength, own)
+    }
+
     fn conditions(&self, click: &Click<'_>) -> Vec<Condition> {
         match self.kind {
             Kind::GroupPopularity => vec![Condition::Group(click.group.to_string())],
@@ -107,8 +117,7 @@ impl Baseline {
 
     /// As [`Baseline::chances`], under some smoothing; `own` is a click that does not count.
     fn smoothed(&self, click: &Click<'_>, strength: f64, own: Option<usize>) -> Vec<f64> {
-        let even = vec![1.0 / self.all.len() as f64; self.all.len()];
-        let all = smoothed(Some(&self.all), &even, strength, own);
+        let all = self.all(strength, own);
         let under =
             |condition: &Condition, prior: &[f64]| smoothed(self.under.get(condition), prior, strength, own);
         let conditions = self.conditions(click);
@@ -125,6 +134,44 @@ impl Baseline {
         let mass: f64 = chances.iter().zip(click.allowed).filter(open).map(|(chance, _)| chance).sum();
         let of = |(chance, allowed): (&f64, &bool)| if *allowed { chance / mass } else { 0.0 };
         chances.iter().zip(click.allowed).map(of).collect()
+    }
+}
+
+/// What is clicked by a group and after its recent interests, as if one told nothing of the other (naive Bayes):
+/// the product of both chances over that of the label itself.
+pub struct NaiveBayes {
+    group: Baseline,
+    recent: Baseline,
+}
+
+impl NaiveBayes {
+    /// Counts the clicks, and finds the smoothing of each side for itself.
+    pub fn fit(clicks: &[Click<'_>]) -> Self {
+        let [group, recent] = [Kind::GroupPopularity, Kind::Markov].map(|kind| Baseline::fit(kind, clicks));
+        Self { group, recent }
+    }
+
+    /// The probability of each label, over those that are allowed.
+    pub fn chances(&self, click: &Click<'_>) -> Vec<f64> {
+        let (group, recent, all) =
+            (self.group.chances(click), self.recent.chances(click), self.recent.everybody());
+        let chances: Vec<f64> =
+            (0..all.len()).map(|label| group[label] * recent[label] / all[label]).collect();
+        let mass: f64 = chances.iter().sum();
+        chances.into_iter().map(|chance| chance / mass).collect()
+    }
+
+    /// The mean log-probability of clicks; nothing where there are none.
+    pub fn log_likelihood(&self, clicks: &[Click<'_>]) -> Option<f64> {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for click in clicks {
+            let chances = self.chances(click);
+            for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
+                sum += count * chances[label].ln();
+                weight += count;
+            }
+        }
+        (weight > 0.0).then(|| sum / weight)
     }
 }
 
@@ -182,6 +229,29 @@ mod tests {
         let both = names(&["Drama", "War"]);
         let unseen = chance(Kind::Markov, &by_recent, &click("c", &both, &rows[0]));
         assert!((unseen - 0.45).abs() < 0.1, "{unseen}");
+    }
+
+    #[test]
+    fn group_and_interests_tell_more_together() {
+        let (war, drama) = (names(&["War"]), names(&["Drama"]));
+        // Group a clicks label 0 twice as often as b, and so does who saw War: four times in all.
+        let rows = [[800.0, 200.0, 9.0], [400.0, 200.0, 9.0], [400.0, 200.0, 9.0], [200.0, 200.0, 9.0]];
+        let clicks = [
+            click("a", &war, &rows[0]),
+            click("a", &drama, &rows[1]),
+            click("b", &war, &rows[2]),
+            click("b", &drama, &rows[3]),
+        ];
+        let odds = |chances: Vec<f64>| chances[0] / chances[1];
+        let both = NaiveBayes::fit(&clicks);
+        let (least, most) = (odds(both.chances(&clicks[3])), odds(both.chances(&clicks[0])));
+        assert!((least - 1.0).abs() < 0.2 && (most - 4.0).abs() < 0.4, "{least} {most}");
+        let group = Baseline::fit(Kind::GroupPopularity, &clicks);
+        assert!(both.log_likelihood(&clicks) > group.log_likelihood(&clicks));
+        assert_eq!(both.log_likelihood(&[]), None);
+        let open = [true, false, true];
+        let chances = both.chances(&Click { allowed: &open, ..click("a", &war, &rows[0]) });
+        assert!(chances[1] == 0.0 && (chances.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const KEPT_TO_TRAIN: usize = 512 << 20;
 /// Bytes of batches that are kept from one trial to the next, at most.
 const KEPT_TO_CHOOSE: usize = 128 << 20;
 
+/// The figures of a step that are told while training runs, of those there are.
+const SHOWN: [&str; 5] = ["loss", "reward_margin", "reward_accuracy", "step_kl", "step_entropy"];
+
 /// What an adapter is trained towards: a loss for each of some prompts.
 pub trait Objective {
     /// The labels after every prompt.
@@ -29,8 +32,8 @@ pub trait Objective {
     /// The prompts, and how much each counts; of a prompt that occurs twice, twice as much.
     fn examples(&self) -> &[(String, f64)];
 
-    /// The share that each label has of what was right after an example.
-    fn target(&self, example: usize) -> &[f64];
+    /// Numbers that tell apart what is wanted after an example: other examples have another digest.
+    fn named(&self, example: usize) -> Vec<f64>;
 
     /// The loss of an example, and how it moves with the log-probability of each label; says what
     /// else a person wants to know.
@@ -134,7 +137,7 @@ impl<'a> Trainer<'a> {
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<(), CallError> {
         let total = self.steps();
         while let Some(figures) = self.step().map_err(|error| CallError::Failed(error.to_string()))? {
-            let note = format!("loss {:.4}", figures["loss"]);
+            let note = note(figures);
             watch.progress(Progress { done: self.at.log.len() as u64, total, note: &note });
             watch.keep(&|| postcard::to_allocvec(&self.at).unwrap_or_default())?;
         }
@@ -266,4 +269,13 @@ pub fn scores<const N: usize>(
             .for_each(|(scores, values)| scores.extend(tuner.scores(values, &batch)));
     }
     Ok(scores)
+}
+
+/// What is told of a step while training runs.
+fn note(figures: &Figures) -> String {
+    let told = SHOWN.iter().filter_map(|name| {
+        let value = figures.get(*name)?;
+        Some(format!("{} {value:.4}", name.replace('_', " ")))
+    });
+    told.collect::<Vec<_>>().join(", ")
 }

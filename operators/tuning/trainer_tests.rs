@@ -52,8 +52,8 @@ impl Objective for Right {
         &self.examples
     }
 
-    fn target(&self, _: usize) -> &[f64] {
-        &[]
+    fn named(&self, _: usize) -> Vec<f64> {
+        Vec::new()
     }
 
     fn loss(&self, example: usize, scores: &[f64], told: &mut Told) -> Loss {
@@ -179,8 +179,8 @@ impl Objective for Reluctant {
         self.0.examples()
     }
 
-    fn target(&self, example: usize) -> &[f64] {
-        self.0.target(example)
+    fn named(&self, example: usize) -> Vec<f64> {
+        self.0.named(example)
     }
 
     /// What is learnt is the loss: how probable the right label is.

@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) examples: Box<dyn Examples>,
     pub(crate) model: Arc<dyn LanguageModel>,
     pub(crate) training: Training,
+    /// All of its parameters, as they are written down with what it makes.
+    pub(crate) parameters: serde_json::Value,
 }
 
 /// What a trainer makes its objective of.
@@ -92,8 +94,8 @@ impl Job {
             return Err(CallError::Nothing(self.examples.nothing().to_string()));
         }
         somebody_judges(&self.training, &examples, Prompted::is_empty)?;
-        let (operator, model, training) = (self.operator, &self.model, &self.training);
-        let making = Making { operator, model, network: &network, training };
+        let Self { operator, model, training, parameters, .. } = self;
+        let making = Making { operator, model, network: &network, training, parameters };
         let used = read.get(1).map(|used| present::<ModelVersion>(Some(used))).transpose()?;
         let start = used.map_or_else(|| Ok(Start::default()), |used| making.start(used))?;
         train(Given { making, prior, trie: &trie, start, examples }, watch)
@@ -107,6 +109,8 @@ pub(crate) struct Making<'a> {
     pub(crate) model: &'a Arc<dyn LanguageModel>,
     pub(crate) network: &'a LocalModel,
     pub(crate) training: &'a Training,
+    /// All of the operator's parameters.
+    pub(crate) parameters: &'a serde_json::Value,
 }
 
 /// How a version does where it was not trained, given the adapters' numbers before and after.
@@ -169,7 +173,7 @@ impl Making<'_> {
         let lineage = json!({
             "operator": self.operator, "base": self.model.digest(), "parent": start.parent, "refused": refused,
             "data": digest(objective), "prompts": objective.examples().len(),
-            "training": self.training, "log": log,
+            "parameters": self.parameters, "training": self.training, "log": log,
         });
         let lora = self.network.adapter(self.training.lora(), values, lineage).map_err(failed)?;
         Ok(ModelVersion::of(lora))
@@ -183,7 +187,7 @@ fn digest(objective: &dyn Objective) -> String {
         hasher.update(&(prompt.len() as u64).to_le_bytes());
         hasher.update(prompt.as_bytes());
         hasher.update(&weight.to_le_bytes());
-        objective.target(at).iter().for_each(|share| {
+        objective.named(at).iter().for_each(|share| {
             hasher.update(&share.to_le_bytes());
         });
     }
