@@ -43,7 +43,7 @@ fn steps(model: &LocalModel, prompts: &[String], top: Option<usize>) -> Result<(
         let start = Instant::now();
         // The mean of −log p(label): every label's slope is the same.
         let mean = |scores: &[Vec<f64>]| vec![vec![-1.0 / PROMPTS as f64]; scores.len()];
-        let gradient = tuner.gradient(&values, &batch, None, mean);
+        let gradient = tuner.gradient(&values, &tuner.batch(&asked)?, None, mean);
         state.step(tuner.layout(), &mut values, &gradient, 1e-4, 0.01);
         seconds.push(start.elapsed().as_secs_f64());
     }

@@ -15,6 +15,7 @@ use super::gguf::Gguf;
 use super::llama::Llama;
 use super::sizes::Sizes;
 use super::tokenizer::LmTokenizer;
+use super::train::Frozen;
 use super::weights::Rows;
 
 /// A loaded model with its tokenizer. Cheap to clone, shared between threads.
@@ -23,12 +24,17 @@ pub struct LocalModel {
     tokenizer: LmTokenizer,
     network: Arc<Llama>,
     cache: Arc<Cache>,
+    frozen: Arc<Frozen>,
 }
 
 impl LocalModel {
     /// Bytes of keys and values of beginnings of prompts that an opened model keeps, at most: 256 MiB,
     /// 5,800 tokens of the default model.
     pub const CACHE_BYTES: usize = 256 << 20;
+
+    /// Bytes of what layers below adapters make of prompts that are trained on, at most: 512 MiB, 220,000
+    /// tokens of the default model.
+    pub const FROZEN_BYTES: usize = 512 << 20;
 
     /// Loads a GGUF file, or a folder with `config.json`, safetensors and `tokenizer.json`; weights
     /// stay as narrow as they are.
@@ -43,7 +49,8 @@ impl LocalModel {
             return Err(LmError::Malformed(format!("{tokens} tokens, but embeddings of {rows}")));
         }
         let cache = Arc::new(Cache::new(network.sizes(), Self::CACHE_BYTES));
-        Ok(Self { tokenizer, network: Arc::new(network), cache })
+        let frozen = Arc::new(Frozen::new(Self::FROZEN_BYTES));
+        Ok(Self { tokenizer, network: Arc::new(network), cache, frozen })
     }
 
     /// The same weights, with a memory of its own for the beginnings of prompts, which is empty and
@@ -56,7 +63,8 @@ impl LocalModel {
     /// Another network over the same vocabulary; nothing that was computed by this one is kept for it.
     pub(super) fn with_network(&self, network: Llama) -> Self {
         let cache = Arc::new(Cache::new(network.sizes(), self.cache.bound()));
-        Self { network: Arc::new(network), cache, ..self.clone() }
+        let frozen = Arc::new(Frozen::new(Self::FROZEN_BYTES));
+        Self { network: Arc::new(network), cache, frozen, ..self.clone() }
     }
 
     /// The tokenizer the model was trained with.
@@ -75,6 +83,10 @@ impl LocalModel {
 
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    pub(super) fn frozen(&self) -> &Frozen {
+        &self.frozen
     }
 }
 

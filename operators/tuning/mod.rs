@@ -4,7 +4,6 @@
 //! a function of label log-probabilities; losses know those alone.
 
 pub mod baselines;
-mod batches;
 pub mod gate;
 pub(crate) mod held_out;
 pub mod loss;

@@ -1,25 +1,18 @@
 //! The steps of training, from where they were left.
 //!
-//! Decision: what is in a batch is drawn once, and only the order of the batches changes from epoch
-//! to epoch. So a batch is tokenised once, and what the frozen layers below the adapters make of it is
-//! computed once. Everything random follows from the seed and the step, and a checkpoint holds all
-//! that the next step reads: training that was killed goes on as if it had not been.
+//! Decision: everything random follows from the seed and the step, and a checkpoint holds all that the
+//! next step reads: training that was killed goes on as if it had not been. What is in a batch is drawn
+//! once, and only the order of the batches changes from epoch to epoch.
 
 use serde::{Deserialize, Serialize};
 
 pub use super::told::{Figures, Told};
-use super::{batches::Batches, loss::Loss, training::Training};
+use super::{loss::Loss, training::Training};
 use crate::{
-    lm::{LabelTrie, LmError, LocalModel, Tuner},
+    lm::{Batch, LabelTrie, LmError, LocalModel, Tuner},
     nn::adamw::{AdamW, clip},
     shape::{CallError, Progress, Watch},
 };
-
-/// Bytes of batches that are kept from one epoch to the next, at most.
-const KEPT_TO_TRAIN: usize = 512 << 20;
-
-/// Bytes of batches that are kept from one trial to the next, at most.
-const KEPT_TO_CHOOSE: usize = 128 << 20;
 
 /// The figures of a step that are told while training runs, of those there are.
 const SHOWN: [&str; 5] = ["loss", "reward_margin", "reward_accuracy", "step_kl", "step_entropy"];
@@ -65,10 +58,11 @@ pub struct Trainer<'a> {
     training: &'a Training,
     objective: &'a dyn Objective,
     tuner: Tuner,
-    batches: Batches<'a>,
+    /// The examples of each batch.
+    batches: Vec<Vec<usize>>,
     mean_weight: f64,
     /// By what the best of what was tried is chosen.
-    choosing: Option<(&'a dyn Objective, Batches<'a>)>,
+    choosing: Option<&'a dyn Objective>,
     at: Checkpoint,
 }
 
@@ -100,15 +94,14 @@ impl<'a> Trainer<'a> {
         let at = checkpoint.and_then(|bytes| postcard::from_bytes(bytes).ok());
         let at = at.filter(|at: &Checkpoint| at.values.len() == tuner.layout().len()).unwrap_or_else(begin);
         let mean_weight = examples.iter().map(|(_, weight)| weight).sum::<f64>() / examples.len() as f64;
-        let batches = Batches::new(objective, training.members(examples.len()), KEPT_TO_TRAIN);
+        let batches = training.members(examples.len());
         Ok(Self { training, objective, tuner, batches, mean_weight, choosing: None, at })
     }
 
     /// Tries what was reached by the loss on other examples, as often as `choose_every` says.
     #[must_use]
     pub fn choosing_by(self, objective: &'a dyn Objective) -> Self {
-        let members = self.training.members(objective.examples().len());
-        Self { choosing: Some((objective, Batches::new(objective, members, KEPT_TO_CHOOSE))), ..self }
+        Self { choosing: Some(objective), ..self }
     }
 
     /// Steps in all.
@@ -154,7 +147,7 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         }
         let places = self.training.batches_of(step, self.objective.examples().len());
-        let size: usize = places.iter().map(|place| self.batches.members(*place).len()).sum();
+        let size: usize = places.iter().map(|place| self.batches[*place].len()).sum();
         let scale = 1.0 / (self.mean_weight * size as f64);
         let mut told = Told::default();
         let mut gradient = vec![0.0; self.tuner.layout().len()];
@@ -182,27 +175,25 @@ impl<'a> Trainer<'a> {
     }
 
     fn gradient(
-        &mut self,
+        &self,
         place: usize,
         position: u64,
         scale: f64,
         told: &mut Told,
     ) -> Result<Vec<f32>, LmError> {
-        let Self { batches, tuner, objective, at, training, .. } = self;
-        let examples = objective.examples();
-        let dropout = Some((training.seed, position));
-        batches.with(place, tuner, |batch, members| {
-            tuner.gradient(&at.values, batch, dropout, |scores| {
-                let each = members.iter().zip(scores).map(|(example, scores)| {
-                    let weight = examples[*example].1;
-                    told.weigh(weight);
-                    let loss = objective.loss(*example, scores, told);
-                    told.tell("loss", loss.value);
-                    loss.gradient.into_iter().map(|slope| slope * weight * scale).collect()
-                });
-                each.collect()
-            })
-        })
+        let (objective, members) = (self.objective, &self.batches[place]);
+        let batch = batch(&self.tuner, objective, members)?;
+        let dropout = Some((self.training.seed, position));
+        Ok(self.tuner.gradient(&self.at.values, &batch, dropout, |scores| {
+            let each = members.iter().zip(scores).map(|(example, scores)| {
+                let weight = objective.examples()[*example].1;
+                told.weigh(weight);
+                let loss = objective.loss(*example, scores, told);
+                told.tell("loss", loss.value);
+                loss.gradient.into_iter().map(|slope| slope * weight * scale).collect()
+            });
+            each.collect()
+        }))
     }
 
     /// Tries what so many steps have reached, if it is time to; what is better than all before is kept.
@@ -211,16 +202,15 @@ impl<'a> Trainer<'a> {
         if !self.training.choose_every.is_some_and(due) {
             return Ok(None);
         }
-        let Some((objective, batches)) = &mut self.choosing else { return Ok(None) };
-        let (tuner, values, mut told) = (&self.tuner, &self.at.values, Told::default());
-        for place in 0..batches.len() {
-            batches.with(place, tuner, |batch, members| {
-                for (example, scores) in members.iter().zip(tuner.scores(values, batch)) {
-                    told.weigh(objective.examples()[*example].1);
-                    let loss = objective.loss(*example, &scores, &mut Told::default());
-                    told.tell("loss", loss.value);
-                }
-            })?;
+        let Some(objective) = self.choosing else { return Ok(None) };
+        let (values, mut told) = (&self.at.values, Told::default());
+        for members in self.training.members(objective.examples().len()) {
+            let scores = self.tuner.scores(values, &batch(&self.tuner, objective, &members)?);
+            for (example, scores) in members.iter().zip(scores) {
+                told.weigh(objective.examples()[*example].1);
+                let loss = objective.loss(*example, &scores, &mut Told::default());
+                told.tell("loss", loss.value);
+            }
         }
         let Some(loss) = told.mean("loss") else { return Ok(None) };
         if self.at.best.as_ref().is_none_or(|best| loss < best.loss) {
@@ -245,6 +235,13 @@ impl<'a> Trainer<'a> {
     ) -> Result<[Vec<Vec<f64>>; N], LmError> {
         scores(&self.tuner, values, self.objective.labels(), prompts, self.training.batch)
     }
+}
+
+/// The prompts of some examples, each with the labels below it.
+fn batch<'a>(tuner: &Tuner, objective: &'a dyn Objective, members: &[usize]) -> Result<Batch<'a>, LmError> {
+    let (examples, labels) = (objective.examples(), objective.labels());
+    let prompts: Vec<_> = members.iter().map(|example| (examples[*example].0.as_str(), labels)).collect();
+    tuner.batch(&prompts)
 }
 
 /// Of some prompts the log-probability of each label, under each of some adapters by their numbers; so many

@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use super::forest::{Forest, Text};
+use super::frozen::Frozen;
 use super::head::{KEPT, score};
-use super::network::{Tuned, below};
+use super::network::Tuned;
 use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::error::LmError;
 use crate::lm::head::Edge;
@@ -29,7 +30,12 @@ pub struct Batch<'t> {
 
 impl<'t> Batch<'t> {
     /// From token ids, at least one of each prompt.
-    pub(crate) fn new(network: &Llama, adapters: &Adapters, prompts: &[(&[u32], &'t LabelTrie)]) -> Self {
+    pub(crate) fn new(
+        network: &Llama,
+        frozen: &Frozen,
+        adapters: &Adapters,
+        prompts: &[(&[u32], &'t LabelTrie)],
+    ) -> Self {
         let texts: Vec<Text> =
             prompts.iter().map(|(prompt, trie)| Text { prompt, tree: trie.branches() }).collect();
         let (forest, places) = Forest::new(&texts);
@@ -40,18 +46,13 @@ impl<'t> Batch<'t> {
             edges.extend(trie.edges().iter().map(|edge| Edge { row: places[edge.row], ..*edge }));
             asked.push((*trie, first..edges.len()));
         }
-        let below = below(network, adapters.first(), &forest);
+        let below = frozen.below(network, adapters.first(), &forest);
         Self { forest, edges, asked, below }
     }
 
     /// Rows that go through the network: tokens of prompts and labels, equal beginnings once.
     pub fn rows(&self) -> usize {
         self.forest.len()
-    }
-
-    /// Bytes that are held from step to step, about.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.below[..]) + self.edges.len() * size_of::<Edge>()
     }
 
     /// Of each prompt the log-probability of each label, under adapters with these numbers.
@@ -98,6 +99,7 @@ impl Tuner {
     /// If a setting is out of its range.
     pub fn new(model: &LocalModel, settings: LoraSettings) -> Result<Self, LmError> {
         let adapters = Adapters::new(model.network().sizes(), settings)?;
+        model.frozen().begin();
         Ok(Self { model: model.clone(), adapters })
     }
 
@@ -107,7 +109,8 @@ impl Tuner {
     }
 
     /// Tokenises complete chat texts that end with the assistant header, in the model's own form as where
-    /// they are asked; the labels of each hang below it.
+    /// they are asked; the labels of each hang below it. What the layers that are not tuned make of a prompt is
+    /// computed the first time, as far as memory allows ([`LocalModel::FROZEN_BYTES`]).
     ///
     /// # Errors
     /// If a prompt is empty, is refused by the tokenizer, or does not fit the context with its longest label.
@@ -124,7 +127,7 @@ impl Tuner {
             }
         }
         let asked: Vec<_> = tokens.iter().zip(prompts).map(|(ids, (_, trie))| (&ids[..], *trie)).collect();
-        Ok(Batch::new(self.model.network(), &self.adapters, &asked))
+        Ok(Batch::new(self.model.network(), self.model.frozen(), &self.adapters, &asked))
     }
 
     /// Of each prompt the log-probability of each label, under adapters with these numbers.

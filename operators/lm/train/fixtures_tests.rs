@@ -108,7 +108,7 @@ fn values_and_gradients_are_those_of_the_reference() {
     let asked: Vec<_> = examples.iter().map(|example| (tokens(&example["prompt"]), &trie)).collect();
     let asked: Vec<_> = asked.iter().map(|(ids, trie)| (&ids[..], *trie)).collect();
     let count = float(&sft["tokens"]);
-    let batch = Batch::new(network, &adapters, &asked);
+    let batch = Batch::new(network, model.frozen(), &adapters, &asked);
     let gradient = batch.gradient(&tuned, None, |scores| {
         let right: Vec<usize> = examples.iter().map(|example| label(&example["label"])).collect();
         let value = -scores.iter().zip(&right).map(|(scores, right)| scores[*right]).sum::<f64>() / count;
@@ -120,7 +120,7 @@ fn values_and_gradients_are_those_of_the_reference() {
 
     let preference = &vectors["dpo"];
     let prompt = tokens(&preference["prompt"]);
-    let batch = Batch::new(network, &adapters, &[(&prompt, &trie)]);
+    let batch = Batch::new(network, model.frozen(), &adapters, &[(&prompt, &trie)]);
     let reference: Vec<f64> = list(&preference["ref_closed_logprobs"]).iter().map(float).collect();
     let gradient = batch.gradient(&tuned, None, |scores| {
         for (found, expected) in scores[0].iter().zip(list(&preference["theta_seq_logprobs"])) {

@@ -67,42 +67,58 @@ impl Forest {
 
     /// The nodes in order, and the row of each.
     fn depth_first(nodes: &[Node]) -> (Self, Vec<usize>) {
-        let count = nodes.len() - 1;
-        let mut forest = Self {
-            tokens: Vec::with_capacity(count),
-            parents: Vec::with_capacity(count),
-            positions: Vec::with_capacity(count),
-            starts: Vec::with_capacity(count),
-            ends: (1..=count).collect(),
-            pairs: vec![0],
-        };
+        let (mut tokens, mut parents) = (Vec::new(), Vec::new());
         let mut rows = vec![0; nodes.len()];
         let below =
             |node: usize, row: Option<usize>| nodes[node].children.iter().rev().map(move |c| (*c, row));
         let mut open: Vec<(usize, Option<usize>)> = below(0, None).collect();
         while let Some((node, parent)) = open.pop() {
-            let row = forest.tokens.len();
-            let position = parent.map_or(0, |parent| forest.positions[parent] + 1);
-            let follows = row > 0 && parent == Some(row - 1);
-            forest.tokens.push(nodes[node].token);
-            forest.parents.push(parent);
-            forest.positions.push(position);
-            forest.starts.push(if follows { forest.starts[row - 1] } else { row });
-            forest.pairs.push(forest.pairs[row] + position + 1);
+            let row = tokens.len();
+            tokens.push(nodes[node].token);
+            parents.push(parent);
             rows[node] = row;
             open.extend(below(node, Some(row)));
         }
+        (Self::of(tokens, parents), rows)
+    }
+
+    /// From tokens in the order of rows, and the row that each continues.
+    fn of(tokens: Vec<u32>, parents: Vec<Option<usize>>) -> Self {
+        let count = tokens.len();
+        let mut positions: Vec<usize> = Vec::with_capacity(count);
+        let mut starts = Vec::with_capacity(count);
+        let mut pairs = vec![0];
+        for (row, parent) in parents.iter().enumerate() {
+            let position = parent.map_or(0, |parent| positions[parent] + 1);
+            let follows = row > 0 && *parent == Some(row - 1);
+            positions.push(position);
+            starts.push(if follows { starts[row - 1] } else { row });
+            pairs.push(pairs[row] + position + 1);
+        }
+        let mut ends: Vec<usize> = (1..=count).collect();
         for row in (0..count).rev() {
-            if let Some(parent) = forest.parents[row] {
-                forest.ends[parent] = forest.ends[parent].max(forest.ends[row]);
+            if let Some(parent) = parents[row] {
+                ends[parent] = ends[parent].max(ends[row]);
             }
         }
-        (forest, rows)
+        Self { tokens, parents, positions, starts, ends, pairs }
+    }
+
+    /// Some rows in ascending order, with each all those it attends to.
+    pub(crate) fn part(&self, rows: &[usize]) -> Self {
+        let tokens = rows.iter().map(|row| self.tokens[*row]).collect();
+        let place = |row: usize| rows.binary_search(&row).ok();
+        Self::of(tokens, rows.iter().map(|row| self.parents[*row].and_then(place)).collect())
     }
 
     /// Number of rows.
     pub(crate) fn len(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// The row that a row continues.
+    pub(crate) fn parent(&self, row: usize) -> Option<usize> {
+        self.parents[row]
     }
 
     /// The token of each row.

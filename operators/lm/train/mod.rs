@@ -10,6 +10,7 @@ mod batch;
 #[cfg(test)]
 mod fixtures_tests;
 mod forest;
+mod frozen;
 mod head;
 mod linear;
 mod math;
@@ -18,3 +19,4 @@ mod network;
 mod tests;
 
 pub use batch::{Batch, Tuner};
+pub(crate) use frozen::Frozen;

@@ -112,7 +112,7 @@ impl Tuned<'_> {
     }
 }
 
-/// The input of layer `first`, `[row][hidden]`: it does not change while the layers from there on are tuned.
+/// The input of layer `first`, `[row][hidden]`.
 pub(super) fn below(network: &Llama, first: usize, forest: &Forest) -> Vec<f32> {
     let mut parts = parts(network, forest, &network.embed(forest.tokens()));
     let rotation = network.rotation(forest.positions());

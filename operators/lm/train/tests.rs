@@ -5,6 +5,7 @@
 //! implementation are met with the real model, in `fixtures_tests.rs`.
 
 use super::batch::Batch;
+use super::frozen::Frozen;
 use super::network::Tuned;
 use crate::lm::adapters::{Adapters, LoraSettings};
 use crate::lm::cache::Cache;
@@ -44,6 +45,7 @@ fn prompts() -> Vec<Vec<u32>> {
 /// A network with adapters and some prompts.
 struct Case {
     network: Llama,
+    frozen: Frozen,
     adapters: Adapters,
     values: Vec<f32>,
     trie: LabelTrie,
@@ -60,13 +62,13 @@ impl Case {
         let mut values = adapters.layout().initial(4);
         let moved = noise(203, values.len());
         values.iter_mut().zip(&moved).for_each(|(v, m)| *v += 0.4 * m);
-        Self { network, adapters, values, trie: trie(), prompts: prompts() }
+        Self { network, frozen: Frozen::new(1 << 20), adapters, values, trie: trie(), prompts: prompts() }
     }
 
     fn with<T>(&self, values: &[f32], run: impl FnOnce(&Tuned, &Batch) -> T) -> T {
         let loaded = self.adapters.load(values);
         let asked: Vec<_> = self.prompts.iter().map(|prompt| (&prompt[..], &self.trie)).collect();
-        let batch = Batch::new(&self.network, &self.adapters, &asked);
+        let batch = Batch::new(&self.network, &self.frozen, &self.adapters, &asked);
         run(&Tuned { network: &self.network, adapters: &self.adapters, loaded: &loaded }, &batch)
     }
 
