@@ -103,16 +103,9 @@ impl Baseline {
 
     /// `out`: each click is left out of the counts it is judged by.
     fn likelihood(&self, clicks: &[Click<'_>], strength: f64, out: bool) -> Option<f64> {
-        let (mut sum, mut weight) = (0.0, 0.0);
-        for click in clicks {
-            for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
-                let own = out.then_some(label);
-                let chances = self.smoothed(click, strength, own);
-                sum += count * chances[label].ln();
-                weight += count;
-            }
-        }
-        (weight > 0.0).then(|| sum / weight)
+        mean_log(clicks, |click| {
+            Box::new(move |label| self.smoothed(click, strength, out.then_some(label))[label])
+        })
     }
 
     /// As [`Baseline::chances`], under some smoothing; `own` is a click that does not count.
@@ -163,16 +156,27 @@ impl NaiveBayes {
 
     /// The mean log-probability of clicks; nothing where there are none.
     pub fn log_likelihood(&self, clicks: &[Click<'_>]) -> Option<f64> {
-        let (mut sum, mut weight) = (0.0, 0.0);
-        for click in clicks {
+        mean_log(clicks, |click| {
             let chances = self.chances(click);
-            for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
-                sum += count * chances[label].ln();
-                weight += count;
-            }
-        }
-        (weight > 0.0).then(|| sum / weight)
+            Box::new(move |label| chances[label])
+        })
     }
+}
+
+/// The mean log-probability of clicks, from the chance of each label that is clicked; nothing where there are none.
+fn mean_log<'a>(
+    clicks: &'a [Click<'a>],
+    chances: impl Fn(&'a Click<'a>) -> Box<dyn Fn(usize) -> f64 + 'a>,
+) -> Option<f64> {
+    let (mut sum, mut weight) = (0.0, 0.0);
+    for click in clicks {
+        let chance = chances(click);
+        for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
+            sum += count * chance(label).ln();
+            weight += count;
+        }
+    }
+    (weight > 0.0).then(|| sum / weight)
 }
 
 fn add(counts: &mut [f64], clicks: &[f64]) {
