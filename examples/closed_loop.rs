@@ -1,10 +1,10 @@
 //! A loop closed on a planted world: does tuning on its own feedback help, and what does divergence cost?
 //!
-//! `cargo run --release --example closed_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,free]`.
+//! `cargo run --release --example closed_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,gated,free]`.
 //! Every day each user is served three categories, answers, and the answers are a delta of the pipeline
 //! `pipelines/world-loop.yaml`. In the arm `open` that is all; in the others a cycle follows, which tunes the
-//! relevance model on the answers and the novelty model on its verdicts: in `kl` held near where it was,
-//! in `free` not. What a day's lists lost against the best ones is known, because the world is planted:
+//! relevance model on the answers and the novelty model on its verdicts: in `kl` held near the version before,
+//! in `gated` with bounds on what is put in use, in `anchored` near the first version as well, in `free` near none. What a day's lists lost against the best ones is known, because the world is planted:
 //! it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves. Beside it stands how far the planted
 //! tastes were recovered: how much of the best lists is served, and whether groups get most what they like most.
 

@@ -3,8 +3,8 @@
 //!
 //! All labels are scored in one pass, so the pairwise loss need not draw its negatives: it is the
 //! expectation over them, exactly. They are labels in proportion to their clicks, because a model that
-//! tells clicked labels from any label learns what is popular and nothing else. Where a source knows
-//! what was shown and not clicked, that is better; MovieLens does not. What was shown also has rates,
+//! tells clicked labels from any label learns first of all what is popular; who wants that says so. Where a
+//! source knows what was shown and not clicked, that is better; MovieLens does not. What was shown also has rates,
 //! and a model of them says by itself how good a label is, where pairs only say which one is better.
 
 mod bootstrap;
@@ -12,6 +12,8 @@ mod feedback;
 mod pairwise;
 mod parameters;
 mod pointwise;
+
+pub use self::parameters::{Negatives, Weights};
 
 use std::path::PathBuf;
 
@@ -114,29 +116,6 @@ pub enum Aim {
     /// The sigmoid of a label's reward is its rate, `normalised` as the feedback_aggregator says it: scores
     /// with `normalise: sigmoid` mean something by themselves.
     Pointwise,
-}
-
-/// What a clicked label is compared with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Negatives {
-    /// Labels in proportion to their clicks.
-    #[default]
-    Clicks,
-    /// Labels that were shown after the same recent interests and not clicked, in proportion; where there
-    /// are none, what was shown after any interests and not clicked.
-    Exposures,
-}
-
-/// What a pair of interests and candidate counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Weights {
-    /// As many as it was shown: the loss is that of every exposure.
-    #[default]
-    Exposures,
-    /// As much as any other.
-    Even,
 }
 
 /// What was checked: the place of the item in an event, the template and its digest.
@@ -243,10 +222,10 @@ impl Operator for RewardTrainer {
         let job = Job { operator: RewardTrainer::NAME, examples, model, training, parameters };
         let served = usize::try_from(self.serve.unwrap_or(SERVED)).unwrap_or(usize::MAX);
         let first = (inputs.updates.and_then(|model| model.version), self.continues);
-        let gate = self.gate.clone();
+        let (negatives, gate) = (self.negatives.unwrap_or_default(), self.gate.clone());
         match self.objective {
             Aim::Pairwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
-                pairs((temperature, &gate), given, watch)
+                pairs((negatives, temperature, &gate), given, watch)
             }),
             Aim::Pointwise => job.build(graph, &relations, prior, logic, first, move |given, watch| {
                 rates((served, temperature, &gate), given, watch)
@@ -264,15 +243,15 @@ impl Described for RewardTrainer {
 }
 
 fn pairs(
-    (temperature, gate): (f64, &Gate),
+    (negatives, temperature, gate): (Negatives, f64, &Gate),
     given: Given<'_>,
     watch: &mut dyn Watch,
 ) -> Result<ModelVersion, CallError> {
     let Given { making, prior, trie, start, examples: [train, held, choose] } = given;
-    let judges = Judges::new(&held, prior, making.training.seed);
+    let judges = Judges::new(&held, prior, negatives, making.training.seed);
     let counts = train.clone();
-    let [train, judged, choose] =
-        [train, held.clone(), choose].map(|examples| Reward::new(trie, prior, temperature, examples));
+    let [train, judged, choose] = [train, held.clone(), choose]
+        .map(|examples| Reward::new(trie, prior, negatives, temperature, examples));
     let judge = |trainer: &Trainer<'_>, before: &[f32], after: &[f32]| {
         let [before, after] = judged.all_rewards(trainer, [before, after])?;
         Ok(judges.figures(before, after, &counts))

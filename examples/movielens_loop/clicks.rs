@@ -115,6 +115,12 @@ impl Known {
         }
         novel
     }
+
+    /// The labels that a user had met before these.
+    pub fn met_before(&self, user: u64, new: &BTreeSet<String>) -> BTreeSet<&str> {
+        let met = self.met.get(&user).into_iter().flatten();
+        met.filter(|label| !new.contains(*label)).map(String::as_str).collect()
+    }
 }
 
 /// A table of the pipeline.

@@ -1,12 +1,14 @@
 //! The loop on real clicks: does a judge that it never meets agree that what is served got better?
 //!
-//! `cargo run --release --example movielens_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,free]`.
+//! `cargo run --release --example movielens_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,gated,free]`.
 //! MovieLens-100k is taken apart: the older half of every history is where pipelines begin, and the newer half
 //! of six users in ten comes as so many deltas, each user's in equal portions by time. After each delta a cycle
-//! tunes both models of `pipelines/movielens-loop.yaml`: in the arm `kl` held near where they were, in `free`
-//! not, in `open` there are no cycles. The newer clicks of the other users teach a third model, the judge, and nothing else.
+//! tunes both models of `pipelines/movielens-loop.yaml`: in the arm `kl` held near the version before, in
+//! `gated` with bounds on what is put in use, in `anchored` near the first version as well, in `free` near none,
+//! and in `open` there are no cycles. The newer clicks of the other users teach a third model, the judge, and nothing else.
 //! Before each delta what is served is judged by it, and held against the delta: how many of the users who will
-//! click a label that is new to them are served one of those. It goes to `FOLDER/loop.csv`.
+//! click a label that is new to them are served one of those, and how many would be if they were served what other
+//! groups are, or those with other interests. It goes to `FOLDER/loop.csv`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +36,12 @@ use coea_operators::row::Row;
 
 use crate::{
     clicks::{Clicks, Known, popular, relation, write},
+    placebo::{Clicker, Lists, Others},
     support::{Arms, figures, path, side_by_side},
 };
 
 mod clicks;
+mod placebo;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -60,6 +64,8 @@ struct Step {
     judged: f64,
     /// The share of users with a new label among their next clicks who are served one of those.
     hit: f64,
+    /// The same of what others are served.
+    others: Vec<(String, f64)>,
     /// What the trainers said of their versions.
     figures: Vec<(String, f64)>,
 }
@@ -83,7 +89,8 @@ impl Arm<'_> {
         known.learn(&self.clicks.events);
         let mut steps = Vec::new();
         for (at, portion) in self.clicks.portions.iter().enumerate() {
-            let mut step = self.judge(&known.learn(portion))?;
+            let novel = known.learn(portion);
+            let mut step = self.judge(&known, &novel)?;
             driver.begin(vec![("events".to_string(), self.deltas.join(format!("{at}.csv")))]);
             driver.run_epoch()?;
             if cycles {
@@ -96,45 +103,55 @@ impl Arm<'_> {
     }
 
     /// What is served, in the eyes of the judge and of the clicks to come.
-    fn judge(&self, novel: &BTreeMap<u64, BTreeSet<String>>) -> Result<Step, Box<dyn Error>> {
+    fn judge(&self, known: &Known, novel: &BTreeMap<u64, BTreeSet<String>>) -> Result<Step, Box<dyn Error>> {
         let view = View::open(self.plan.clone(), &self.state)?;
         let places = Places::find(&self.plan)?;
-        let verdicts = verdicts(&view)?;
+        let lists = self::lists(&view, &places.entries.name)?;
+        let verdicts = self::lists(&view, "verdicts")?;
+        let verdict = |key: &String, label: &String| {
+            verdicts.get(key)?.iter().find(|(of, _)| of == label).map(|(_, score)| *score)
+        };
+        let serve = usize::try_from(places.sink.kv.serve)?;
         let users: BTreeSet<u64> = self.clicks.events.iter().map(|(user, ..)| *user).collect();
-        let (mut judged, mut lists, mut hits) = (0.0, 0.0_f64, 0.0);
+        let mut others = Others::ALL.map(|(_, name)| (name.to_string(), 0.0));
+        let (mut judged, mut served, mut hits) = (0.0, 0.0_f64, 0.0);
         for user in users {
             let answer = lookup(&view, &places, &user.to_string())?.answer;
-            let scores = answer.categories.iter().filter_map(|c| verdicts.get(&answer.key)?.get(&c.category));
-            let scores: Vec<f64> = scores.copied().collect();
+            let scores = answer.categories.iter().filter_map(|c| verdict(&answer.key, &c.category));
+            let scores: Vec<f64> = scores.collect();
             if !scores.is_empty() {
                 judged += scores.iter().sum::<f64>() / scores.len() as f64;
-                lists += 1.0;
+                served += 1.0;
             }
-            if let Some(new) = novel.get(&user) {
-                hits += f64::from(u8::from(answer.categories.iter().any(|c| new.contains(&c.category))));
+            let Some(new) = novel.get(&user) else { continue };
+            hits += f64::from(u8::from(answer.categories.iter().any(|c| new.contains(&c.category))));
+            let clicker = Clicker { key: &answer.key, met: known.met_before(user, new), new };
+            for ((_, hits), (which, _)) in others.iter_mut().zip(Others::ALL) {
+                *hits += clicker.hit(&lists, serve, which);
             }
         }
-        let hit = hits / novel.len().max(1) as f64;
-        Ok(Step { judged: judged / lists.max(1.0), hit, figures: vec![] })
+        let all = novel.len().max(1) as f64;
+        let others = others.map(|(name, hits)| (name, hits / all)).to_vec();
+        Ok(Step { judged: judged / served.max(1.0), hit: hits / all, others, figures: vec![] })
     }
 }
 
-/// What the judge thinks of the candidates of each key.
-fn verdicts(view: &View) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Box<dyn Error>> {
-    let relation = relation(view, "verdicts")?;
+/// What a node of scored categories has for each key.
+fn lists(view: &View, node: &str) -> Result<Lists, Box<dyn Error>> {
+    let relation = relation(view, node)?;
     let width = relation.key_width(&view.plan);
     let place = relation.columns(&view.plan).iter().position(|column| column.name == "categories");
-    let place = place.ok_or("verdicts have no categories")?;
-    let mut verdicts = BTreeMap::new();
+    let place = place.ok_or_else(|| format!("`{node}` has no categories"))?;
+    let mut lists = Lists::new();
     view.for_each(relation, &mut |row| {
         let pairs = row[place].as_list().unwrap_or_default().iter().filter_map(|pair| {
             let pair = pair.as_list()?;
             Some((pair[0].as_text()?.to_string(), pair[1].as_f64()?))
         });
         let key = Row::new(row.iter().take(width).cloned());
-        verdicts.insert(key_text(&key), pairs.collect());
+        lists.insert(key_text(&key), pairs.collect());
     })?;
-    Ok(verdicts)
+    Ok(lists)
 }
 
 /// Files and folders of a folder.
@@ -169,7 +186,8 @@ fn table(arms: &[(String, Vec<Step>)], popular: &[f64]) -> String {
     for (arm, steps) in arms {
         for (at, step) in steps.iter().enumerate() {
             let own = [("judged", step.judged), ("hit", step.hit)];
-            let figures = step.figures.iter().map(|(name, value)| (name.as_str(), *value));
+            let figures = step.others.iter().chain(&step.figures);
+            let figures = figures.map(|(name, value)| (name.as_str(), *value));
             for (figure, value) in own.into_iter().chain(figures) {
                 let _ = writeln!(out, "{arm},{at},{figure},{value:.6}");
             }
@@ -178,9 +196,19 @@ fn table(arms: &[(String, Vec<Step>)], popular: &[f64]) -> String {
     out
 }
 
-/// The figures of training that are shown beside what is served.
-const SHOWN: [&str; 5] =
-    ["taught.relevance", "taught.entropy", "taught.kl", "taught.anchor_kl", "taught.optimum"];
+/// The figures that are shown beside what is served.
+const SHOWN: [&str; 10] = [
+    "hit_other_groups",
+    "hit_other_recents",
+    "taught.relevance",
+    "taught.entropy",
+    "taught.top_share",
+    "taught.kl",
+    "taught.anchor_kl",
+    "taught.optimum",
+    "taught.clicked_gain",
+    "taught.used",
+];
 
 /// Means of a third of the cycles each.
 fn show(name: &str, figure: &str, values: &[f64]) {
@@ -217,11 +245,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, steps) in &arms {
         show(name, "judged", &steps.iter().map(|step| step.judged).collect::<Vec<_>>());
         show(name, "hit", &steps.iter().map(|step| step.hit).collect::<Vec<_>>());
-        let names: BTreeSet<&String> =
-            steps.iter().flat_map(|step| &step.figures).map(|(name, _)| name).collect();
-        for figure in names.into_iter().filter(|name| SHOWN.contains(&name.as_str())) {
-            let values = steps.iter().flat_map(|step| &step.figures).filter(|(name, _)| name == figure);
-            show(name, figure, &values.map(|(_, value)| *value).collect::<Vec<_>>());
+        for figure in SHOWN {
+            let told = steps.iter().flat_map(|step| step.others.iter().chain(&step.figures));
+            let values: Vec<f64> = told.filter(|(name, _)| name == figure).map(|(_, value)| *value).collect();
+            if !values.is_empty() {
+                show(name, figure, &values);
+            }
         }
     }
     Ok(())

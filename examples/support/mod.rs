@@ -3,8 +3,16 @@
 use std::{error::Error, path::Path, sync::Arc, thread::ScopedJoinHandle};
 
 use coea_engine::{
-    lower::lower, models::RealModels, plan::Plan, registry::Registry, runtime::cycles::Cycle, spec,
+    lower::lower,
+    models::RealModels,
+    plan::Plan,
+    registry::Registry,
+    runtime::cycles::{Cycle, Outcome},
+    spec,
 };
+
+/// What the arm `gated` asks of a version of the novelty model.
+const GATE: &str = "{ entropy: { least: 2.0 }, clicked_gain: { least: -0.5 } }";
 
 /// What is compared, and on what model.
 #[derive(clap::Args)]
@@ -12,8 +20,9 @@ pub struct Arms {
     /// The language model: a name, or a folder.
     #[arg(long, default_value = "smollm2-135m-instruct")]
     base: String,
-    /// Which arms are run: without cycles, with KL, without KL.
-    #[arg(long = "arms", value_delimiter = ',', default_value = "open,kl,free", value_parser = ["open", "kl", "free"])]
+    /// Which arms are run: without cycles; held near the version before; the same, and a version that proposes
+    /// few labels, or finds new clicks less probable, is refused; held near the first version as well; near none.
+    #[arg(long = "arms", value_delimiter = ',', default_value = "open,kl,gated,free", value_parser = ["open", "kl", "gated", "anchored", "free"])]
     pub names: Vec<String>,
     /// Further settings of the pipeline, as `path=value`.
     #[arg(long)]
@@ -30,9 +39,14 @@ impl Arms {
         set: Vec<String>,
     ) -> Result<Arc<Plan>, Box<dyn Error>> {
         let bases = models.iter().map(|model| format!("models.{model}.base={}", self.base));
-        let free = (name == "free").then(|| "params.kl=0".to_string());
+        let own = match name {
+            "free" => Some("params.kl=0".to_string()),
+            "gated" => Some(format!("params.gate={GATE}")),
+            "anchored" => Some("params.anchor_kl=0.1".to_string()),
+            _ => None,
+        };
         let set: Vec<String> =
-            set.into_iter().chain(bases).chain(free).chain(self.set.iter().cloned()).collect();
+            set.into_iter().chain(bases).chain(own).chain(self.set.iter().cloned()).collect();
         plan(pipeline, &set)
     }
 }
@@ -52,11 +66,14 @@ fn plan(name: &str, set: &[String]) -> Result<Arc<Plan>, Box<dyn Error>> {
     Ok(Arc::new(plan.map_err(|e| e.render(false))?))
 }
 
-/// What the trainers said of their versions: `node.figure` and value.
+/// What the trainers said of their versions, and whether they came into use: `node.figure` and value.
 pub fn figures(cycle: &Cycle) -> Vec<(String, f64)> {
-    let made = cycle.made.iter();
-    made.flat_map(|made| made.figures.iter().map(|(name, value)| (format!("{}.{name}", made.node), *value)))
-        .collect()
+    let made = cycle.made.iter().flat_map(|made| {
+        let used = ("used".to_string(), f64::from(u8::from(matches!(made.outcome, Outcome::Used))));
+        let told = made.figures.iter().cloned().chain([used]);
+        told.map(|(name, value)| (format!("{}.{name}", made.node), value))
+    });
+    made.collect()
 }
 
 /// Runs arms by name, each in a thread of its own.

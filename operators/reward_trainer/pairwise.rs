@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bootstrap::{Witness, difference};
+use super::{
+    Negatives,
+    bootstrap::{Witness, difference},
+};
 use crate::{
     asked::{Asked, By, Prompted},
     label_policy::LabelPrior,
@@ -29,7 +32,13 @@ pub(super) struct Reward<'a> {
 }
 
 impl<'a> Reward<'a> {
-    pub(super) fn new(trie: &'a LabelTrie, prior: &LabelPrior, temperature: f64, examples: Prompted) -> Self {
+    pub(super) fn new(
+        trie: &'a LabelTrie,
+        prior: &LabelPrior,
+        negatives: Negatives,
+        temperature: f64,
+        examples: Prompted,
+    ) -> Self {
         let mut reward = Self {
             trie,
             temperature,
@@ -38,7 +47,7 @@ impl<'a> Reward<'a> {
             examples: Vec::new(),
             clicked: Vec::new(),
         };
-        let shares = prior.shares();
+        let shares = negatives.shares(prior);
         for (prompt, asked) in examples {
             let Asked { clicked, .. } = &asked;
             let clicks: f64 = clicked.iter().sum();
@@ -95,13 +104,16 @@ fn right(values: &[f64], clicked: &[f64], shares: &[f64]) -> f64 {
 /// Users who were kept out, and how rightly their clicks are ranked.
 pub(super) struct Judges<'a> {
     held: &'a Prompted,
+    /// The share of each label in all clicks.
+    popular: Vec<f64>,
+    /// How often each label is the other one.
     shares: Vec<f64>,
     seed: u64,
 }
 
 impl<'a> Judges<'a> {
-    pub(super) fn new(held: &'a Prompted, prior: &LabelPrior, seed: u64) -> Self {
-        Self { held, shares: prior.shares(), seed }
+    pub(super) fn new(held: &'a Prompted, prior: &LabelPrior, negatives: Negatives, seed: u64) -> Self {
+        Self { held, popular: prior.shares(), shares: negatives.shares(prior), seed }
     }
 
     /// Of each click, in order, the share of its pairs that are ranked rightly by a value of every label
@@ -158,7 +170,7 @@ impl<'a> Judges<'a> {
             let fitted = Baseline::fit(kind, &clicks);
             self.right(self.held.values().map(|asked| fitted.chances(&asked.click())))
         };
-        let popular = self.right(self.held.values().map(|_| self.shares.clone()));
+        let popular = self.right(self.held.values().map(|_| self.popular.clone()));
         let counted = [before, popular, by(Kind::GroupPopularity), by(Kind::Markov)];
         let others: Vec<(&str, Vec<f64>)> = OTHERS.into_iter().zip(counted).chain(placebos).collect();
         let mut figures = Figures::new();
@@ -270,7 +282,7 @@ mod tests {
         let (prior, even) = (prior([1, 1, 1]), vec![vec![0.0; 3]; 2]);
         // After p the first label is best and the second last; after q the third is best.
         let rewards = vec![vec![3.0, 1.0, 2.0], vec![1.0, 2.0, 3.0]];
-        let told = Judges::new(&held, &prior, 7).figures(even, rewards, &held);
+        let told = Judges::new(&held, &prior, Negatives::Clicks, 7).figures(even, rewards, &held);
         // The first user gains a half, the second loses one: any of the two may be drawn twice.
         for (name, expected) in [
             ("held_out", (1.0 + 3.0 * 0.0 + 2.0) / 6.0),
@@ -299,11 +311,11 @@ mod tests {
             by: vec![],
         };
         let examples = Prompted::from([("p".to_string(), asked)]);
-        let reward = Reward::new(&trie, &prior([5, 3, 2]), 1.0, examples.clone());
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), Negatives::Clicks, 1.0, examples.clone());
         assert_eq!(reward.examples(), [("p".to_string(), 4.0)]);
         slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
         // Twice as far from the prior, and half of it.
-        let mild = Reward::new(&trie, &prior([5, 3, 2]), 2.0, examples);
+        let mild = Reward::new(&trie, &prior([5, 3, 2]), Negatives::Clicks, 2.0, examples);
         slopes_are_those_of_differences(&mild, 0, &[-1.5, -0.3, -2.0]);
         let told = || Told::default();
         let [near, far] = [[-1.5, -0.3, -2.0], [-2.0, 1.4, -3.5]];
@@ -330,14 +342,45 @@ mod tests {
         };
         let examples = Prompted::from([("p".to_string(), asked)]);
         let even = vec![vec![0.0; 3]];
-        let told = Judges::new(&examples, &prior([1, 2, 7]), 0).figures(even.clone(), even, &examples);
+        let told = Judges::new(&examples, &prior([1, 2, 7]), Negatives::Clicks, 0).figures(
+            even.clone(),
+            even,
+            &examples,
+        );
         assert_eq!(told["held_out_popularity"], 0.0, "the second is more popular");
-        let reward = Reward::new(&trie, &prior([5, 3, 2]), 1.0, examples);
+        let reward = Reward::new(&trie, &prior([5, 3, 2]), Negatives::Clicks, 1.0, examples);
         slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
         let loss = reward.loss(0, &[-1.5, -0.3, -2.0], &mut Told::default());
         assert!(loss.gradient[2] == 0.0 && loss.gradient[1] > 0.0, "{loss:?}");
         // Rewards are −0.5 and 1.7; a label is not compared with itself.
         assert!((loss.value - reward_pair(-0.5, 1.7).value).abs() < 1e-12);
+    }
+
+    #[test]
+    fn among_all_labels_alike_popularity_counts() {
+        let trie = LabelTrie::from_paths(vec![vec![1], vec![2], vec![3]], 9).unwrap();
+        let asked = Asked {
+            group: String::new(),
+            recent: vec![],
+            allowed: vec![true; 3],
+            clicked: vec![6.0, 3.0, 1.0],
+            passed_over: vec![],
+            by: vec![click(1, 0, 6.0, true), click(2, 1, 3.0, true), click(3, 2, 1.0, true)],
+        };
+        let examples = Prompted::from([("p".to_string(), asked)]);
+        let (prior, even) = (prior([6, 3, 1]), vec![vec![0.0; 3]]);
+        let popularity = |negatives| {
+            let judges = Judges::new(&examples, &prior, negatives, 0);
+            judges.figures(even.clone(), even.clone(), &examples)["held_out_popularity"]
+        };
+        // The first wins both its pairs, the second one, the third none.
+        assert!((popularity(Negatives::Labels) - (0.6 + 0.3 / 2.0)).abs() < 1e-12);
+        let second = 0.3 * 1.0 / 7.0;
+        assert!((popularity(Negatives::Clicks) - (0.6 + second)).abs() < 1e-12);
+        let reward = Reward::new(&trie, &prior, Negatives::Labels, 1.0, examples.clone());
+        let loss = reward.loss(0, &[-1.1, -1.1, -1.1], &mut Told::default());
+        assert!(loss.gradient[0] < 0.0 && loss.gradient[2] > 0.0, "{loss:?}");
+        slopes_are_those_of_differences(&reward, 0, &[-1.5, -0.3, -2.0]);
     }
 
     #[test]

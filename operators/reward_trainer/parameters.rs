@@ -3,11 +3,41 @@
 //! Decision: a parameter that the objective does not read is a mistake, not a default. Somebody who
 //! writes `last` beside `pointwise` expects clicks to be learnt from, and none are.
 
-use super::{Aim, Negatives, RewardTrainer, Weights, pairwise, pointwise};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Aim, RewardTrainer, pairwise, pointwise};
 use crate::{
+    label_policy::LabelPrior,
     next_clicks::Targets,
     operator::{Problem, Problems},
 };
+
+/// What a clicked label is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// Labels in proportion to their clicks: what is liked by everybody is no better than the rest. Scores
+    /// that are meant so say `against: clicked`.
+    #[default]
+    Clicks,
+    /// All labels alike: what is clicked more has a higher reward. Scores that are meant so say `against: labels`.
+    Labels,
+    /// Labels that were shown after the same recent interests and not clicked, in proportion; where there
+    /// are none, what was shown after any interests and not clicked.
+    Exposures,
+}
+
+/// What a pair of interests and candidate counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// As many as it was shown: the loss is that of every exposure.
+    #[default]
+    Exposures,
+    /// As much as any other.
+    Even,
+}
 
 impl RewardTrainer {
     /// Whether there is a fourth input to learn from.
@@ -52,6 +82,16 @@ impl RewardTrainer {
             Problem::with("negatives", "exposures are of labels a user has met as well as of novel ones")
                 .help("say `targets: all`, or leave `negatives` out")
         });
+    }
+}
+
+impl Negatives {
+    /// How often each label is what a click is compared with, where nothing else is known.
+    pub(super) fn shares(self, prior: &LabelPrior) -> Vec<f64> {
+        match self {
+            Negatives::Clicks | Negatives::Exposures => prior.shares(),
+            Negatives::Labels => vec![1.0 / prior.clicks.len().max(1) as f64; prior.clicks.len()],
+        }
     }
 }
 
