@@ -3,7 +3,7 @@
 //! Decision: weights are packed once, when a model is opened, and shared by all threads. The two
 //! formats differ in names and in the order of some rows, and that ends here: behind this file there
 //! is one network. What it computed for the beginnings of prompts is kept beside it, for all that
-//! share it, within a bound.
+//! share it, within a bound; so is what its lower layers make of prompts that adapters are trained on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl LocalModel {
         &self.cache
     }
 
-    pub(super) fn frozen(&self) -> &Frozen {
+    pub(super) fn frozen(&self) -> &Arc<Frozen> {
         &self.frozen
     }
 }

@@ -1,8 +1,7 @@
 //! The steps of training, from where they were left.
 //!
 //! Decision: everything random follows from the seed and the step, and a checkpoint holds all that the
-//! next step reads: training that was killed goes on as if it had not been. What is in a batch is drawn
-//! once, and only the order of the batches changes from epoch to epoch.
+//! next step reads: training that was killed goes on as if it had not been.
 
 use serde::{Deserialize, Serialize};
 

@@ -16,7 +16,7 @@ pub struct Training {
     /// Share of the inputs of adapters that is left out in a step.
     pub dropout: f32,
     /// How many of the layers at the top are adapted; all if absent. What lies below is computed once
-    /// per prompt.
+    /// per prompt, as far as 512 MiB hold it, and read in later epochs and cycles.
     pub layers: Option<usize>,
     /// Times every example is seen.
     pub epochs: u64,

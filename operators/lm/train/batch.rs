@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::forest::{Forest, Text};
-use super::frozen::Frozen;
+use super::frozen::{Fit, Frozen};
 use super::head::{KEPT, score};
 use super::network::Tuned;
 use crate::lm::adapters::{Adapters, LoraSettings};
@@ -86,10 +86,12 @@ impl<'t> Batch<'t> {
     }
 }
 
-/// A model that is tuned.
+/// A model that is tuned. While it lives, what layers that are not tuned make of its prompts is not forgotten
+/// for others.
 pub struct Tuner {
     model: LocalModel,
     adapters: Adapters,
+    _fit: Fit,
 }
 
 impl Tuner {
@@ -99,8 +101,7 @@ impl Tuner {
     /// If a setting is out of its range.
     pub fn new(model: &LocalModel, settings: LoraSettings) -> Result<Self, LmError> {
         let adapters = Adapters::new(model.network().sizes(), settings)?;
-        model.frozen().begin();
-        Ok(Self { model: model.clone(), adapters })
+        Ok(Self { model: model.clone(), adapters, _fit: Fit::begin(model.frozen()) })
     }
 
     /// The names and places of the adapters' numbers, and how they start.

@@ -107,8 +107,8 @@ impl Forest {
     /// Some rows in ascending order, with each all those it attends to.
     pub(crate) fn part(&self, rows: &[usize]) -> Self {
         let tokens = rows.iter().map(|row| self.tokens[*row]).collect();
-        let place = |row: usize| rows.binary_search(&row).ok();
-        Self::of(tokens, rows.iter().map(|row| self.parents[*row].and_then(place)).collect())
+        let place = |row: usize| rows.binary_search(&row).expect("a row comes with those it attends to");
+        Self::of(tokens, rows.iter().map(|row| self.parents[*row].map(place)).collect())
     }
 
     /// Number of rows.
@@ -203,6 +203,35 @@ mod tests {
                     // Equal paths are one row.
                     assert_eq!(*paths.entry(path).or_insert(*row), *row);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_has_the_paths_of_the_whole() {
+        for seed in 0..20 {
+            let texts = texts(seed);
+            let texts: Vec<Text> = texts.iter().map(|(prompt, tree)| Text { prompt, tree }).collect();
+            let (forest, _) = Forest::new(&texts);
+            let path = |forest: &Forest, row: usize| {
+                let mut stretches = Vec::new();
+                forest.above(row, &mut stretches);
+                stretches.into_iter().flatten().map(|row| forest.tokens()[row]).collect::<Vec<_>>()
+            };
+            let mut taken: Vec<bool> = noise(seed + 50, forest.len()).iter().map(|x| *x > 0.5).collect();
+            for row in (0..forest.len()).rev().filter(|row| forest.parent(*row).is_some()) {
+                let above = forest.parent(row).unwrap();
+                taken[above] |= taken[row];
+            }
+            let rows: Vec<usize> = (0..forest.len()).filter(|row| taken[*row]).collect();
+            let part = forest.part(&rows);
+            assert_eq!(part.len(), rows.len());
+            for (at, row) in rows.iter().enumerate() {
+                assert_eq!(path(&part, at), path(&forest, *row));
+                assert_eq!(part.positions()[at], forest.positions()[*row]);
+                let below: Vec<usize> = part.below(at).map(|at| rows[at]).collect();
+                let whole: Vec<usize> = forest.below(*row).filter(|row| taken[*row]).collect();
+                assert_eq!(below, whole);
             }
         }
     }
