@@ -4,8 +4,8 @@
 //! Every day each user is served three categories, answers, and the answers are a delta of the pipeline
 //! `pipelines/world-loop.yaml`. In the arm `open` that is all; in the others a cycle follows, which tunes the
 //! relevance model on the answers and the novelty model on its verdicts: in `kl` held near the version before,
-//! in `gated` with bounds on what is put in use, in `anchored` near the first version as well, in `free` near none. What a day's lists lost against the best ones is known, because the world is planted:
-//! it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves. Beside it stands how far the planted
+//! in `gated` with bounds on what is put in use, in `anchored` near the first version as well, in `free` near
+//! none. What a day's lists lost against the best ones is known, because the world is planted: it goes to `FOLDER/regret.csv`, and to `FOLDER/regret.svg` as curves. Beside it stands how far the planted
 //! tastes were recovered: how much of the best lists is served, and whether groups get most what they like most.
 
 use std::{
@@ -30,6 +30,9 @@ use coea_engine::{
 use crate::support::{Arms, figures, path, side_by_side};
 
 mod support;
+
+/// What the arm `gated` asks of a version of the novelty model: more than half of an even choice's entropy.
+const GATE: &str = "{ entropy: { least: 1.4 }, clicked_gain: { least: -0.5 } }";
 
 /// What to close a loop on, and how often.
 #[derive(Parser)]
@@ -180,7 +183,7 @@ fn table(arms: &[(String, Vec<Day>)]) -> String {
 
 /// The curves of regret, day by day.
 fn curves(arms: &[(String, Vec<Day>)]) -> String {
-    const COLOURS: [&str; 4] = ["#777777", "#1f77b4", "#d62728", "#2ca02c"];
+    const COLOURS: [&str; 5] = ["#777777", "#1f77b4", "#d62728", "#2ca02c", "#9467bd"];
     let most = arms.iter().flat_map(|(_, days)| days).map(|day| day.regret).fold(0.0, f64::max);
     let last = arms.iter().map(|(_, days)| days.len()).max().unwrap_or(1).max(2) - 1;
     let x = |at: usize| 60.0 + 640.0 * at as f64 / last as f64;
@@ -218,7 +221,7 @@ fn arm(args: &Args, truth: &Truth, world: &Path, name: &str) -> Result<Vec<Day>,
         path("sources.items.with.path", &world.join("items.parquet")),
         path("sources.users.with.path", &world.join("users.parquet")),
     ];
-    let plan = args.arms.plan(name, "world-loop.yaml", &["novelty", "relevance"], set)?;
+    let plan = args.arms.plan(name, "world-loop.yaml", &["novelty", "relevance"], GATE, set)?;
     let (folder, state) = (args.folder.clone(), args.folder.join(name));
     Arm { name, truth, plan, folder, state }.days(args.cycles)
 }
@@ -245,7 +248,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (first, last) = (&days[..days.len().min(3)], &days[days.len().saturating_sub(3)..]);
         let told = |what: &str, of: fn(&Day) -> f64| {
             let mean = |days: &[Day]| days.iter().map(of).sum::<f64>() / days.len().max(1) as f64;
-            println!("{name:>6}: {what} {:.4} at first, {:.4} at last", mean(first), mean(last));
+            println!("{name:>8}: {what} {:.4} at first, {:.4} at last", mean(first), mean(last));
         };
         told("lost per user and day", |day| day.regret);
         told("share of the best lists that was served", |day| day.found);

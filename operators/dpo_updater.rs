@@ -54,6 +54,9 @@ pub enum Method {
 /// then its parameters `sample`, `min_margin`, `last` and `weigh` as well. The node names the model in
 /// `updates`; what it makes is put in use if it passes the gate. Write `refit: { when: cycle }`, and
 /// start cycles with `run --cycles`. Its rows are the figures of how the version in use was trained.
+/// Verdicts of a relevance model that was never trained lead astray: let a reward_trainer without `refit`
+/// train it first. Cycle upon cycle proposals lose their variety, whatever `kl` is: bound `entropy` and
+/// `clicked_gain`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DpoUpdater {

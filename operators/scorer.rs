@@ -81,8 +81,8 @@ pub enum Against {
     /// All other labels. One call per prompt, which does not wait for the candidates.
     #[default]
     Labels,
-    /// All other labels, in proportion to their clicks: what a reward model is trained against. A label
-    /// that everybody clicks has to be better than others that everybody clicks.
+    /// All other labels, in proportion to their clicks: what a reward_trainer compares with, unless it says
+    /// `negatives: labels`. A label that everybody clicks has to be better than others that everybody clicks.
     Clicked,
     /// The other candidates: for label sets of hundreds and more. The model looks at the candidates
     /// alone.

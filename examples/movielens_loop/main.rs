@@ -1,11 +1,12 @@
 //! The loop on real clicks: does a judge that it never meets agree that what is served got better?
 //!
-//! `cargo run --release --example movielens_loop -- FOLDER [--cycles 30] [--base MODEL] [--arms open,kl,gated,free]`.
+//! `cargo run --release --example movielens_loop -- FOLDER [--cycles 30] [--arms open,kl,gated,free]`.
 //! MovieLens-100k is taken apart: the older half of every history is where pipelines begin, and the newer half
 //! of six users in ten comes as so many deltas, each user's in equal portions by time. After each delta a cycle
 //! tunes both models of `pipelines/movielens-loop.yaml`: in the arm `kl` held near the version before, in
 //! `gated` with bounds on what is put in use, in `anchored` near the first version as well, in `free` near none,
-//! and in `open` there are no cycles. The newer clicks of the other users teach a third model, the judge, and nothing else.
+//! and in `open` there are no cycles. The newer clicks of the others teach a third model, the judge, and nothing
+//! else.
 //! Before each delta what is served is judged by it, and held against the delta: how many of the users who will
 //! click a label that is new to them are served one of those, and how many would be if they were served what other
 //! groups are, or those with other interests. It goes to `FOLDER/loop.csv`.
@@ -45,6 +46,9 @@ mod placebo;
 #[path = "../support/mod.rs"]
 mod support;
 
+/// What the arm `gated` asks of a version of the novelty model.
+const GATE: &str = "{ entropy: { least: 2.0 }, clicked_gain: { least: -0.5 } }";
+
 /// How often, and on what model.
 #[derive(Parser)]
 struct Args {
@@ -58,16 +62,22 @@ struct Args {
 }
 
 /// What came of a delta and its cycle.
-#[derive(Default)]
 struct Step {
     /// What the judge thinks of what is served: its mean win rate.
     judged: f64,
     /// The share of users with a new label among their next clicks who are served one of those.
     hit: f64,
     /// The same of what others are served.
-    others: Vec<(String, f64)>,
+    others: Vec<(&'static str, f64)>,
     /// What the trainers said of their versions.
     figures: Vec<(String, f64)>,
+}
+
+impl Step {
+    fn told(&self) -> impl Iterator<Item = (&str, f64)> {
+        let figures = self.figures.iter().map(|(name, value)| (name.as_str(), *value));
+        self.others.iter().copied().chain(figures)
+    }
 }
 
 /// One way of running the loop.
@@ -106,14 +116,14 @@ impl Arm<'_> {
     fn judge(&self, known: &Known, novel: &BTreeMap<u64, BTreeSet<String>>) -> Result<Step, Box<dyn Error>> {
         let view = View::open(self.plan.clone(), &self.state)?;
         let places = Places::find(&self.plan)?;
-        let lists = self::lists(&view, &places.entries.name)?;
-        let verdicts = self::lists(&view, "verdicts")?;
+        let lists = scored(&view, &places.entries.name)?;
+        let verdicts = scored(&view, "verdicts")?;
         let verdict = |key: &String, label: &String| {
             verdicts.get(key)?.iter().find(|(of, _)| of == label).map(|(_, score)| *score)
         };
         let serve = usize::try_from(places.sink.kv.serve)?;
         let users: BTreeSet<u64> = self.clicks.events.iter().map(|(user, ..)| *user).collect();
-        let mut others = Others::ALL.map(|(_, name)| (name.to_string(), 0.0));
+        let mut others = Others::ALL.map(|_| 0.0);
         let (mut judged, mut served, mut hits) = (0.0, 0.0_f64, 0.0);
         for user in users {
             let answer = lookup(&view, &places, &user.to_string())?.answer;
@@ -126,18 +136,18 @@ impl Arm<'_> {
             let Some(new) = novel.get(&user) else { continue };
             hits += f64::from(u8::from(answer.categories.iter().any(|c| new.contains(&c.category))));
             let clicker = Clicker { key: &answer.key, met: known.met_before(user, new), new };
-            for ((_, hits), (which, _)) in others.iter_mut().zip(Others::ALL) {
-                *hits += clicker.hit(&lists, serve, which);
+            for (sum, (which, _)) in others.iter_mut().zip(Others::ALL) {
+                *sum += clicker.hit(&lists, serve, which);
             }
         }
         let all = novel.len().max(1) as f64;
-        let others = others.map(|(name, hits)| (name, hits / all)).to_vec();
+        let others = Others::ALL.into_iter().zip(others).map(|((_, name), sum)| (name, sum / all)).collect();
         Ok(Step { judged: judged / served.max(1.0), hit: hits / all, others, figures: vec![] })
     }
 }
 
 /// What a node of scored categories has for each key.
-fn lists(view: &View, node: &str) -> Result<Lists, Box<dyn Error>> {
+fn scored(view: &View, node: &str) -> Result<Lists, Box<dyn Error>> {
     let relation = relation(view, node)?;
     let width = relation.key_width(&view.plan);
     let place = relation.columns(&view.plan).iter().position(|column| column.name == "categories");
@@ -175,7 +185,7 @@ fn pipeline(args: &Args, name: &str) -> Result<Arc<Plan>, Box<dyn Error>> {
         path(&format!("sources.{source}.with.path"), &args.folder.join(format!("{source}.csv")))
     };
     let sources = ["history", "events", "others"].map(source);
-    args.arms.plan(name, "movielens-loop.yaml", &["novelty", "relevance", "judge"], sources.to_vec())
+    args.arms.plan(name, "movielens-loop.yaml", &["novelty", "relevance", "judge"], GATE, sources.to_vec())
 }
 
 fn table(arms: &[(String, Vec<Step>)], popular: &[f64]) -> String {
@@ -186,9 +196,7 @@ fn table(arms: &[(String, Vec<Step>)], popular: &[f64]) -> String {
     for (arm, steps) in arms {
         for (at, step) in steps.iter().enumerate() {
             let own = [("judged", step.judged), ("hit", step.hit)];
-            let figures = step.others.iter().chain(&step.figures);
-            let figures = figures.map(|(name, value)| (name.as_str(), *value));
-            for (figure, value) in own.into_iter().chain(figures) {
+            for (figure, value) in own.into_iter().chain(step.told()) {
                 let _ = writeln!(out, "{arm},{at},{figure},{value:.6}");
             }
         }
@@ -207,7 +215,7 @@ const SHOWN: [&str; 10] = [
     "taught.anchor_kl",
     "taught.optimum",
     "taught.clicked_gain",
-    "taught.used",
+    "taught.refused",
 ];
 
 /// Means of a third of the cycles each.
@@ -246,8 +254,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         show(name, "judged", &steps.iter().map(|step| step.judged).collect::<Vec<_>>());
         show(name, "hit", &steps.iter().map(|step| step.hit).collect::<Vec<_>>());
         for figure in SHOWN {
-            let told = steps.iter().flat_map(|step| step.others.iter().chain(&step.figures));
-            let values: Vec<f64> = told.filter(|(name, _)| name == figure).map(|(_, value)| *value).collect();
+            let told = steps.iter().flat_map(Step::told);
+            let values: Vec<f64> = told.filter(|(name, _)| *name == figure).map(|(_, value)| value).collect();
             if !values.is_empty() {
                 show(name, figure, &values);
             }

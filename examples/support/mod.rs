@@ -11,8 +11,8 @@ use coea_engine::{
     spec,
 };
 
-/// What the arm `gated` asks of a version of the novelty model.
-const GATE: &str = "{ entropy: { least: 2.0 }, clicked_gain: { least: -0.5 } }";
+/// The arms there are.
+const ARMS: [&str; 5] = ["open", "kl", "gated", "anchored", "free"];
 
 /// What is compared, and on what model.
 #[derive(clap::Args)]
@@ -21,8 +21,9 @@ pub struct Arms {
     #[arg(long, default_value = "smollm2-135m-instruct")]
     base: String,
     /// Which arms are run: without cycles; held near the version before; the same, and a version that proposes
-    /// few labels, or finds new clicks less probable, is refused; held near the first version as well; near none.
-    #[arg(long = "arms", value_delimiter = ',', default_value = "open,kl,gated,free", value_parser = ["open", "kl", "gated", "anchored", "free"])]
+    /// few labels, or finds new clicks less probable, is refused; held near the first version as well; near
+    /// none.
+    #[arg(long = "arms", value_delimiter = ',', default_value = "open,kl,gated,free", value_parser = ARMS)]
     pub names: Vec<String>,
     /// Further settings of the pipeline, as `path=value`.
     #[arg(long)]
@@ -36,12 +37,13 @@ impl Arms {
         name: &str,
         pipeline: &str,
         models: &[&str],
+        gate: &str,
         set: Vec<String>,
     ) -> Result<Arc<Plan>, Box<dyn Error>> {
         let bases = models.iter().map(|model| format!("models.{model}.base={}", self.base));
         let own = match name {
             "free" => Some("params.kl=0".to_string()),
-            "gated" => Some(format!("params.gate={GATE}")),
+            "gated" => Some(format!("params.gate={gate}")),
             "anchored" => Some("params.anchor_kl=0.1".to_string()),
             _ => None,
         };
@@ -66,11 +68,16 @@ fn plan(name: &str, set: &[String]) -> Result<Arc<Plan>, Box<dyn Error>> {
     Ok(Arc::new(plan.map_err(|e| e.render(false))?))
 }
 
-/// What the trainers said of their versions, and whether they came into use: `node.figure` and value.
+/// What the trainers said of their versions, and whether these were refused: `node.figure` and value.
 pub fn figures(cycle: &Cycle) -> Vec<(String, f64)> {
     let made = cycle.made.iter().flat_map(|made| {
-        let used = ("used".to_string(), f64::from(u8::from(matches!(made.outcome, Outcome::Used))));
-        let told = made.figures.iter().cloned().chain([used]);
+        let refused = match (&made.model, &made.outcome) {
+            (Some(_), Outcome::Used) => Some(0.0),
+            (Some(_), Outcome::Refused(_)) => Some(1.0),
+            _ => None,
+        };
+        let refused = refused.map(|refused| ("refused".to_string(), refused));
+        let told = made.figures.iter().cloned().chain(refused);
         told.map(|(name, value)| (format!("{}.{name}", made.node), value))
     });
     made.collect()

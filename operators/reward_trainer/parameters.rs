@@ -86,11 +86,11 @@ impl RewardTrainer {
 }
 
 impl Negatives {
-    /// How often each label is what a click is compared with, where nothing else is known.
+    /// How often each label is what a click is compared with, where nothing else is known, against the others.
     pub(super) fn shares(self, prior: &LabelPrior) -> Vec<f64> {
         match self {
             Negatives::Clicks | Negatives::Exposures => prior.shares(),
-            Negatives::Labels => vec![1.0 / prior.clicks.len().max(1) as f64; prior.clicks.len()],
+            Negatives::Labels => vec![1.0; prior.clicks.len()],
         }
     }
 }

@@ -19,6 +19,13 @@ pub struct Click<'a> {
     pub clicked: &'a [f64],
 }
 
+impl Click<'_> {
+    /// The labels that were clicked, and how often.
+    fn counts(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.clicked.iter().copied().enumerate().filter(|(_, count)| *count > 0.0)
+    }
+}
+
 /// Numbers of imagined clicks that smoothing is tried with.
 const STRENGTHS: [f64; 7] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
 
@@ -103,9 +110,10 @@ impl Baseline {
 
     /// `out`: each click is left out of the counts it is judged by.
     fn likelihood(&self, clicks: &[Click<'_>], strength: f64, out: bool) -> Option<f64> {
-        mean_log(clicks, |click| {
-            Box::new(move |label| self.smoothed(click, strength, out.then_some(label))[label])
-        })
+        mean_log(clicks.iter().flat_map(|click| {
+            let chance = move |label: usize| self.smoothed(click, strength, out.then_some(label))[label];
+            click.counts().map(move |(label, count)| (count, chance(label)))
+        }))
     }
 
     /// As [`Baseline::chances`], under some smoothing; `own` is a click that does not count.
@@ -156,26 +164,17 @@ impl NaiveBayes {
 
     /// The mean log-probability of clicks; nothing where there are none.
     pub fn log_likelihood(&self, clicks: &[Click<'_>]) -> Option<f64> {
-        mean_log(clicks, |click| {
+        mean_log(clicks.iter().flat_map(|click| {
             let chances = self.chances(click);
-            Box::new(move |label| chances[label])
-        })
+            click.counts().map(move |(label, count)| (count, chances[label]))
+        }))
     }
 }
 
-/// The mean log-probability of clicks, from the chance of each label that is clicked; nothing where there are none.
-fn mean_log<'a>(
-    clicks: &'a [Click<'a>],
-    chances: impl Fn(&'a Click<'a>) -> Box<dyn Fn(usize) -> f64 + 'a>,
-) -> Option<f64> {
-    let (mut sum, mut weight) = (0.0, 0.0);
-    for click in clicks {
-        let chance = chances(click);
-        for (label, count) in click.clicked.iter().enumerate().filter(|(_, count)| **count > 0.0) {
-            sum += count * chance(label).ln();
-            weight += count;
-        }
-    }
+/// The mean logarithm of chances, each with how much it counts; nothing where there are none.
+fn mean_log(chances: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let add = |(sum, weight), (count, chance): (f64, f64)| (sum + count * chance.ln(), weight + count);
+    let (sum, weight) = chances.fold((0.0, 0.0), add);
     (weight > 0.0).then(|| sum / weight)
 }
 
