@@ -33,11 +33,11 @@ use coea_engine::{
     testing::Silence,
 };
 
-use coea_operators::row::Row;
+use coea_operators::{row::Row, tuning::placebo::Swapped};
 
 use crate::{
     clicks::{Clicks, Known, popular, relation, write},
-    placebo::{Clicker, Lists, Others},
+    placebo::{Clicker, Lists},
     support::{Arms, figures, path, side_by_side},
 };
 
@@ -68,15 +68,14 @@ struct Step {
     /// The share of users with a new label among their next clicks who are served one of those.
     hit: f64,
     /// The same of what others are served.
-    others: Vec<(&'static str, f64)>,
+    others: Vec<(String, f64)>,
     /// What the trainers said of their versions.
     figures: Vec<(String, f64)>,
 }
 
 impl Step {
     fn told(&self) -> impl Iterator<Item = (&str, f64)> {
-        let figures = self.figures.iter().map(|(name, value)| (name.as_str(), *value));
-        self.others.iter().copied().chain(figures)
+        self.others.iter().chain(&self.figures).map(|(name, value)| (name.as_str(), *value))
     }
 }
 
@@ -123,7 +122,7 @@ impl Arm<'_> {
         };
         let serve = usize::try_from(places.sink.kv.serve)?;
         let users: BTreeSet<u64> = self.clicks.events.iter().map(|(user, ..)| *user).collect();
-        let mut others = Others::ALL.map(|_| 0.0);
+        let mut others = Swapped::ALL.map(|_| 0.0);
         let (mut judged, mut served, mut hits) = (0.0, 0.0_f64, 0.0);
         for user in users {
             let answer = lookup(&view, &places, &user.to_string())?.answer;
@@ -136,12 +135,14 @@ impl Arm<'_> {
             let Some(new) = novel.get(&user) else { continue };
             hits += f64::from(u8::from(answer.categories.iter().any(|c| new.contains(&c.category))));
             let clicker = Clicker { key: &answer.key, met: known.met_before(user, new), new };
-            for (sum, (which, _)) in others.iter_mut().zip(Others::ALL) {
+            for (sum, (which, _)) in others.iter_mut().zip(Swapped::ALL) {
                 *sum += clicker.hit(&lists, serve, which);
             }
         }
         let all = novel.len().max(1) as f64;
-        let others = Others::ALL.into_iter().zip(others).map(|((_, name), sum)| (name, sum / all)).collect();
+        let others =
+            Swapped::ALL.into_iter().zip(others).map(|((_, name), sum)| (format!("hit_{name}"), sum / all));
+        let others = others.collect();
         Ok(Step { judged: judged / served.max(1.0), hit: hits / all, others, figures: vec![] })
     }
 }

@@ -5,30 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coea_operators::tuning::placebo::Swapped;
+
 /// Labels and scores by key (`group:hash`), best first.
 pub type Lists = BTreeMap<String, Vec<(String, f64)>>;
 
-/// In what respect the others differ.
-#[derive(Clone, Copy)]
-pub enum Others {
-    /// Another group, with the same recent interests.
-    Groups,
-    /// Other recent interests, in the same group.
-    Recents,
-}
-
-impl Others {
-    /// Both, with the names of their figures.
-    pub const ALL: [(Others, &'static str); 2] =
-        [(Others::Groups, "hit_other_groups"), (Others::Recents, "hit_other_recents")];
-
-    /// Whether a key is another one in this respect alone.
-    fn differs(self, key: &str, other: &str) -> bool {
-        let Some((own, other)) = key.rsplit_once(':').zip(other.rsplit_once(':')) else { return false };
-        match self {
-            Others::Groups => own.0 != other.0 && own.1 == other.1,
-            Others::Recents => own.0 == other.0 && own.1 != other.1,
-        }
+/// Whether a key is another one in this respect alone.
+fn differs(swapped: Swapped, key: &str, other: &str) -> bool {
+    let Some((own, other)) = key.rsplit_once(':').zip(other.rsplit_once(':')) else { return false };
+    match swapped {
+        Swapped::Groups => own.0 != other.0 && own.1 == other.1,
+        Swapped::Recents => own.0 == other.0 && own.1 != other.1,
     }
 }
 
@@ -45,8 +32,8 @@ pub struct Clicker<'a> {
 impl Clicker<'_> {
     /// The share of others whose list, cut to so many labels that are new, holds one of those that are clicked;
     /// the own list where there are no others.
-    pub fn hit(&self, lists: &Lists, serve: usize, others: Others) -> f64 {
-        let others = lists.iter().filter(|(other, _)| others.differs(self.key, other));
+    pub fn hit(&self, lists: &Lists, serve: usize, swapped: Swapped) -> f64 {
+        let others = lists.iter().filter(|(other, _)| differs(swapped, self.key, other));
         let hits: Vec<bool> = others.map(|(_, list)| self.hits(list, serve)).collect();
         if hits.is_empty() {
             return f64::from(lists.get(self.key).is_some_and(|list| self.hits(list, serve)));
